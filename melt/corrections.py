@@ -1,0 +1,122 @@
+"""
+Acting on verdicts: write them down, and change what the rule lets change (DESIGN section 5).
+
+Used by the preflight of a melt and by reconciliation alike, so that both leave the same records. A correction carries
+the status and ``rev`` that it was decided on; where the document moved on meanwhile it does nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from melt.model import Action, Correction, DiscrepancyState, Finding, TokenStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
+    from melt.model import Actor, Discrepancy, MintAlias, Token, Verdict
+    from melt.ports import Store, StoreThreads, Telemetry
+
+_NEW_STATUS = {Action.MARK_SPENT: TokenStatus.SPENT, Action.RELEASE: TokenStatus.UNSPENT}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """A verdict with the document that it is about."""
+
+    token: Token
+    verdict: Verdict
+    mint: MintAlias
+    unit: str
+
+
+def finding_of(judged: Judged, evidence: Mapping[str, str | int | bool | None]) -> Finding:
+    """The record of a verdict, with what both sides said as evidence."""
+    token, verdict = judged.token, judged.verdict
+    return Finding(
+        type=verdict.type,
+        severity=verdict.severity,
+        action=verdict.action,
+        subject=f"token:{token.id}",
+        npub=token.npub,
+        mint=judged.mint,
+        unit=judged.unit,
+        value=verdict.value,
+        token_id=token.id,
+        ys=verdict.ys,
+        evidence={
+            "reason": verdict.reason,
+            "status": token.status.value,
+            "transaction_type": token.transaction_type,
+            "transaction_id": token.transaction_id,
+            "proofs_in_document": len(token.proofs),
+            **evidence,
+        },
+    )
+
+
+def confirmed(discrepancy: Discrepancy, *, now: datetime, confirm_after_s: float) -> bool:
+    """
+    Whether what was found may be acted on now.
+
+    Value is given back (RELEASE, RECLAIM) only after a second sighting of the same, a while after the first: a mint's
+    UNSPENT proves little (I6). SPENT is marked at once, because the caller has asked the mint twice and a melt must
+    not count on money that is gone.
+    """
+    if discrepancy.state is DiscrepancyState.ACKNOWLEDGED:
+        return False
+    if discrepancy.action is Action.MARK_SPENT:
+        return True
+    since = discrepancy.same_since
+    if since is None or discrepancy.sightings < 2 or discrepancy.last_seen <= since:
+        return False
+    return (now - since).total_seconds() >= confirm_after_s
+
+
+class Corrections:
+    """Records findings and applies the corrections that change a document's status."""
+
+    def __init__(self, store: Store, threads: StoreThreads, telemetry: Telemetry) -> None:
+        self._store = store
+        self._threads = threads
+        self._telemetry = telemetry
+
+    async def record(
+        self, judged: Sequence[Judged], evidence: Mapping[str, str | int | bool | None]
+    ) -> tuple[Discrepancy, ...]:
+        """Write verdicts down; the result is in their order. Raises StoreError."""
+        if not judged:
+            return ()
+        findings = [finding_of(one, evidence) for one in judged]
+        records = await self._threads(lambda: self._store.record(findings))
+        for record in records:
+            if record.sightings == 1:
+                self._telemetry.drift_found(record.type, record.severity, record.mint)
+        return records
+
+    async def apply(self, judged: Judged, record: Discrepancy, actor: Actor) -> bool:
+        """
+        Mark spent or release, in one transaction with audit entry and the record's end.
+
+        False where the document moved on meanwhile or the action changes no status. Raises StoreError.
+        """
+        new_status = _NEW_STATUS.get(judged.verdict.action)
+        if new_status is None:
+            return False
+        correction = Correction(
+            discrepancy_id=record.id,
+            occurrence=record.occurrence,
+            token_id=judged.token.id,
+            expected_status=judged.token.status,
+            expected_rev=judged.token.rev,
+            new_status=new_status,
+            ys=judged.verdict.ys,
+            reason=judged.verdict.type,
+            actor=actor,
+        )
+        done = await self._threads(lambda: self._store.correct(correction))
+        if done:
+            self._telemetry.drift_corrected(record.type, record.severity, record.mint)
+        return done

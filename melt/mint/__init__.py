@@ -1,0 +1,7 @@
+"""The client of one mint (NUT-01 to 09, 12, 23): bounded requests, strict reading, every answer sorted."""
+
+from melt.mint.client import HttpMint
+from melt.mint.limits import MintLimits
+from melt.mint.sorting import NOT_SENT, NOT_VALID
+
+__all__ = ["NOT_SENT", "NOT_VALID", "HttpMint", "MintLimits"]

@@ -1,0 +1,158 @@
+"""The journal: what a melt intends and what is known of it (DESIGN section 4). Pure data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from melt.model.words import TERMINAL, JournalKind, MeltState, PostOutcome, ResolveAs
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from melt.model.words import KeysetId, MeltId, MintAlias, QuoteId, TokenId, Y
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputRef:
+    """One proof that a mint may consume. Its secret stays in its token document."""
+
+    token_id: TokenId
+    y: Y
+    amount: int
+    keyset_id: KeysetId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputPlan:
+    """
+    Deterministic outputs (NUT-13): the counters ``counter .. counter + len(amounts) - 1`` of one keyset.
+
+    Amount 0 stands for a blank output (NUT-08). ``seed_id`` is a fingerprint of the seed they derive from,
+    so that a changed seed is noticed instead of yielding unspendable proofs.
+    """
+
+    keyset_id: KeysetId
+    counter: int
+    amounts: tuple[int, ...]
+    seed_id: str
+
+    @property
+    def amount(self) -> int:
+        """Sum of the planned amounts; 0 for blanks."""
+        return sum(self.amounts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SwapPlan:
+    """
+    A swap (NUT-03) that can be repeated to the byte: inputs, outputs, fee in the unit.
+
+    Outputs are one range: the first ``keep`` of them stay with the owner, the others pay (a fence and a
+    reclaim keep all of them).
+    """
+
+    inputs: tuple[InputRef, ...]
+    outputs: OutputPlan
+    keep: int
+    fee: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Actor:
+    """Who caused a write: a part of meltd, and the peer of the socket where there was one (SO_PEERCRED)."""
+
+    name: str
+    uid: int | None = None
+    gid: int | None = None
+    pid: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolution:
+    """What a person decided about a HELD melt, with the reason given; the audit names this actor from then on."""
+
+    outcome: ResolveAs
+    reason: str
+    actor: Actor
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Melt:
+    """
+    One journal entry. Every amount is an int in ``unit``.
+
+    ``inputs`` are what the melt POST consumes (after a swap: the swap's pay outputs). ``source_token_ids``
+    are the documents that were reserved first. ``clear_since`` is when UNPAID and UNSPENT were first seen
+    together; ``contradiction_since`` likewise for a contradiction: both must be seen twice to count.
+    ``fees_paid`` are Lightning fees; ``input_fee`` and ``swap_fee`` are the mint's (NUT-02).
+    ``claim`` is the payment hash while the entry is not RELEASED; a unique index on it holds I1.
+    """
+
+    id: MeltId
+    kind: JournalKind = JournalKind.MELT
+    state: MeltState
+    rev: int
+    holder: str
+    idempotency_key: str | None
+    request_digest: str
+    npub: str
+    wallet_id: str | None
+    mint: MintAlias
+    mint_url: str
+    unit: str
+    transaction_id: str
+    payment_hash: str | None
+    invoice: str | None
+    quote_id: QuoteId | None
+    quote_expiry: int | None
+    amount: int
+    fee_reserve: int
+    input_fee: int
+    inputs: tuple[InputRef, ...]
+    source_token_ids: tuple[TokenId, ...]
+    blanks: OutputPlan | None
+    swap: SwapPlan | None = None
+    fence: SwapPlan | None = None
+    post: PostOutcome = PostOutcome.NOT_SENT
+    posted_at: datetime | None = None
+    post_code: int | None = None
+    clear_since: datetime | None = None
+    contradiction_since: datetime | None = None
+    contradiction: str | None = None
+    preimage: str | None = field(default=None, repr=False)
+    fees_paid: int | None = None
+    swap_fee: int = 0
+    shortfall: int = 0
+    keep_token_ids: tuple[TokenId, ...] = ()
+    keep_amount: int = 0
+    change_token_id: TokenId | None = None
+    change_amount: int = 0
+    error_code: str | None = None
+    error_detail: str | None = None
+    resolution: Resolution | None = None
+    actor: Actor
+    created_at: datetime
+    updated_at: datetime
+    ended_at: datetime | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it still holds inputs."""
+        return self.state not in TERMINAL
+
+    @property
+    def decided_by(self) -> Actor:
+        """Who stands in the audit for what ends it: the person who resolved it, else who asked for it."""
+        return self.actor if self.resolution is None else self.resolution.actor
+
+    @property
+    def inputs_amount(self) -> int:
+        """Sum of the inputs of the melt POST."""
+        return sum(ref.amount for ref in self.inputs)
+
+    @property
+    def overpaid(self) -> int:
+        """What the mint holds beyond amount and input fee: the Lightning fee and our change come out of it."""
+        return self.inputs_amount - self.amount - self.input_fee

@@ -1,0 +1,131 @@
+"""What a mint says, once it has been read and checked (NUT-01 to 09, 12). Pure data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from melt.model.words import KeysetId, MintState, QuoteId, QuoteState, Y
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keyset:
+    """A keyset (NUT-02). ``input_fee_ppk`` is per 1000 inputs; ``final_expiry`` is a unix time in seconds."""
+
+    id: KeysetId
+    unit: str
+    active: bool
+    input_fee_ppk: int
+    final_expiry: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MintInfo:
+    """The parts of NUT-06 that meltd uses. ``max_array_length`` bounds inputs, outputs and Ys of a request."""
+
+    name: str
+    version: str
+    nuts: frozenset[int]
+    max_array_length: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlindedMessage:
+    """An output (NUT-00): ``b_`` is 66 hex characters."""
+
+    keyset_id: KeysetId
+    amount: int
+    b_: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlindSignature:
+    """A promise (NUT-00) with its DLEQ scalars (NUT-12) where the mint sent them."""
+
+    keyset_id: KeysetId
+    amount: int
+    c_: str = field(repr=False)
+    dleq_e: str | None = field(default=None, repr=False)
+    dleq_s: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeltQuote:
+    """
+    A melt quote (NUT-05, 23). ``change`` is empty unless PAID; some mints send it only with the POST.
+
+    ``change_known`` tells an answer that carried a ``change`` field from one that had none.
+    """
+
+    id: QuoteId
+    state: QuoteState
+    amount: int
+    fee_reserve: int
+    expiry: int | None
+    preimage: str | None = field(default=None, repr=False)
+    change: tuple[BlindSignature, ...] = ()
+    change_known: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProofState:
+    """NUT-07's answer for one Y."""
+
+    y: Y
+    state: MintState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paid:
+    """The mint says that the melt is paid."""
+
+    quote: MeltQuote
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StillPending:
+    """The mint says that the payment is under way."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """
+    A no. ``payment_tried`` false: refused before any payment (definite). True: the mint says that the
+    payment failed (20004, 20000), which is a candidate for release and no more than that (I6, I8).
+    """
+
+    mint_code: int
+    payment_tried: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ambiguous:
+    """Nothing is known: lost answer, 5xx, 429, a code that means several things. ``reason`` is our own word."""
+
+    reason: str
+    mint_code: int | None = None
+
+
+MeltAnswer: TypeAlias = Paid | StillPending | Refused | Ambiguous
+"""Outcome of a melt POST."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signed:
+    """A swap that went through: signatures in the order of the outputs."""
+
+    signatures: tuple[BlindSignature, ...]
+
+
+SwapAnswer: TypeAlias = Signed | Refused | Ambiguous
+"""Outcome of a swap POST. ``Refused`` here means refused for good; spent or pending inputs and outputs that were
+signed before are ``Ambiguous`` with their code, because they may be our own earlier request."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restored:
+    """NUT-09: a signature that the mint gave for one of our outputs, matched by ``b_``."""
+
+    b_: str
+    signature: BlindSignature

@@ -1,0 +1,90 @@
+"""
+The check of the proofs that a melt is about to use (DESIGN section 4, Preflight).
+
+HIGH drift is corrected and the request refused: the caller's view of the balance was wrong, and a retry picks clean
+proofs. Proofs that are PENDING at the mint are noted and left out.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import structlog
+
+from melt import drift
+from melt.corrections import Corrections, Judged
+from melt.errors import Code, Refusal, Severity
+from melt.model import Action, MintState
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from melt.model import Actor, Token, TokenId, Y
+    from melt.ports import Clock, Mint
+
+_log = structlog.get_logger("melt.preflight")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preflight:
+    """Checks chosen proofs at their mint."""
+
+    corrections: Corrections
+    clock: Clock
+
+    async def check(
+        self,
+        mint: Mint,
+        chosen: Mapping[TokenId, Sequence[Y]],
+        tokens: Mapping[TokenId, Token],
+        *,
+        unit: str,
+        actor: Actor,
+    ) -> frozenset[Y]:
+        """
+        Ask the mint about the chosen proofs of ``tokens``.
+
+        Returns:
+            The Ys that are PENDING at the mint: choose others. Empty means go.
+
+        Raises:
+            Refusal: HIGH_SEVERITY_DISCREPANCIES, when some are SPENT; they have been marked spent.
+            MintError: the mint could not be asked or its answer can't be believed.
+            StoreError: drift could not be written down.
+        """
+        ys = [y for token_ys in chosen.values() for y in token_ys]
+        states = {state.y: state.state for state in await mint.check_states(ys)}
+        if all(state is MintState.UNSPENT for state in states.values()):
+            return frozenset()
+        # Marking spent can't be undone, so what the mint calls SPENT is asked about once more.
+        states.update({state.y: state.state for state in await mint.check_states(_not_unspent(states))})
+        by_token: dict[TokenId, dict[Y, MintState]] = defaultdict(dict)
+        for token_id, token_ys in chosen.items():
+            by_token[token_id] = {y: states[y] for y in token_ys}
+        context = drift.Context(now=self.clock.now(), pending_grace_s=0)
+        judged = [
+            Judged(token=tokens[token_id], verdict=verdict, mint=mint.alias, unit=unit)
+            for token_id, token_states in by_token.items()
+            for verdict in drift.classify(tokens[token_id], token_states, context)
+            if verdict.action in {Action.MARK_SPENT, Action.WATCH}
+        ]
+        records = await self.corrections.record(judged, {"seen_by": "preflight"})
+        high = 0
+        for one, record in zip(judged, records, strict=True):
+            if one.verdict.severity is Severity.HIGH and one.verdict.action is Action.MARK_SPENT:
+                high += one.verdict.value
+                await self.corrections.apply(one, record, actor)
+        if high:
+            _log.warning("preflight found spent proofs", mint=mint.alias, value=high, unit=unit)
+            raise Refusal(
+                Code.HIGH_SEVERITY_DISCREPANCIES,
+                f"proofs worth {high} {unit} that were counted as unspent are already spent at the mint; they have been corrected",
+                hint="retry: other proofs will be chosen",
+            )
+        return frozenset(y for y, state in states.items() if state is MintState.PENDING)
+
+
+def _not_unspent(states: Mapping[Y, MintState]) -> list[Y]:
+    return [y for y, state in states.items() if state is not MintState.UNSPENT]

@@ -1,0 +1,419 @@
+"""
+One page of reconciliation: documents, the mint's states, verdicts, corrections (DESIGN section 5).
+
+The order of looking matters. Documents are read, the mint is asked, and what looks like drift is then read again: only
+what still stands as it was read is judged, so that a melt that ran in between is not taken for drift. What the mint
+calls SPENT is asked about once more before it is marked, and value comes back only after sightings in two rounds.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from melt import drift
+from melt.caps import RunTotals
+from melt.corrections import Corrections, Judged, confirmed, finding_of
+from melt.errors import DuplicateMelt, InvariantBroken, LostRace, MintError, MintUntrusted
+from melt.model import (
+    Action,
+    Actor,
+    DriftType,
+    EventType,
+    Finding,
+    MalformedToken,
+    MeltState,
+    MintState,
+    Token,
+    TokenStatus,
+    normalise_mint_url,
+)
+from melt.recovery.reclaim import reclaim
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from melt.caps import Caps
+    from melt.events import CriticalEvents
+    from melt.model import Discrepancy, Keyset, KeysetId, MintAlias, Y
+    from melt.ports import Clock, Entropy, Mint, Store, StoreThreads, Telemetry
+    from melt.recovery import Recovery
+
+_log = structlog.get_logger("melt.reconcile")
+
+TOURED: Final = (TokenStatus.UNSPENT, TokenStatus.PENDING)
+"""Statuses that every tour looks at; the others are sampled (DESIGN section 5)."""
+FOUND_MAX: Final = 1_000
+"""How many findings of one run are kept."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReconcileScope:
+    """What to reconcile on request: everything, one mint (alias), one user, some statuses (empty: TOURED)."""
+
+    mint: str | None = None
+    npub: str | None = None
+    statuses: tuple[TokenStatus, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReconcilePolicy:
+    """
+    ``pending_grace_s``: how old a pending document must be before it may be released. ``confirm_after_s``: the least
+    time between the two sightings that giving value back needs.
+    """
+
+    pending_grace_s: float = 3600.0
+    confirm_after_s: float = 60.0
+
+
+@dataclass(slots=True)
+class Outcome:
+    """
+    What the pages of one run have found and done so far. ``liabilities`` is by (unit, status); amounts in the unit.
+
+    ``expected_documents`` is how many the run is about, for the cap on their share. ``capped`` names the caps that
+    kept corrections from being made. ``found`` holds the first FOUND_MAX; the counts are of all.
+    """
+
+    expected_documents: int = 0
+    documents: int = 0
+    proofs: int = 0
+    found: list[Discrepancy | Finding] = field(default_factory=list)
+    planned: int = 0
+    corrected: int = 0
+    found_by_type: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    totals: RunTotals = field(default_factory=RunTotals)
+    capped: set[str] = field(default_factory=set)
+    corrected_by_type: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    liabilities: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
+
+    def note(self, found: Discrepancy | Finding) -> None:
+        """Count what was found, and keep it while there is room (I11)."""
+        self.found_by_type[found.type.value] += 1
+        if len(self.found) < FOUND_MAX:
+            self.found.append(found)
+
+
+class Reconciler:
+    """Compares pages of documents with their mint and corrects by rule."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        threads: StoreThreads,
+        corrections: Corrections,
+        recovery: Recovery,
+        events: CriticalEvents,
+        clock: Clock,
+        entropy: Entropy,
+        telemetry: Telemetry,
+        policy: ReconcilePolicy,
+        caps: Caps,
+        holder: str,
+    ) -> None:
+        self._store = store
+        self._threads = threads
+        self._corrections = corrections
+        self._recovery = recovery
+        self._events = events
+        self._clock = clock
+        self._entropy = entropy
+        self._telemetry = telemetry
+        self.policy = policy
+        self._caps = caps
+        self._holder = holder
+
+    async def page(
+        self,
+        mint: Mint,
+        items: Sequence[Token | MalformedToken],
+        outcome: Outcome,
+        *,
+        dry_run: bool,
+        actor: Actor,
+    ) -> None:
+        """
+        Reconcile documents of one mint, adding to ``outcome``.
+
+        With ``dry_run`` nothing is written: ``outcome.found`` and ``outcome.planned`` tell what a run would do.
+
+        Raises:
+            MintError: the mint could not be asked or can't be believed; nothing of the page was changed.
+            StoreError: the store is away; what was corrected so far is corrected.
+        """
+        started = self._clock.monotonic()
+        tokens = [item for item in items if isinstance(item, Token)]
+        await self._malformed(mint, [i for i in items if isinstance(i, MalformedToken)], outcome, dry_run=dry_run)
+        keysets = await mint.keysets()
+        states = await self._states(mint, [proof.y for token in tokens for proof in token.proofs])
+        suspects = await self._judge(mint, tokens, states, keysets)
+        if suspects:
+            suspects = await self._judge_again(mint, suspects, states, keysets)
+        for token in tokens:
+            outcome.liabilities[self._unit(token, keysets), token.status.value] += token.amount
+        outcome.documents += len(items)
+        outcome.proofs += sum(len(token.proofs) for token in tokens)
+        if dry_run:
+            await self._plan(suspects, outcome)
+        else:
+            await self._act(mint, tokens, suspects, outcome, actor)
+        self._telemetry.swept_batch(
+            mint.alias,
+            len(items),
+            sum(len(token.proofs) for token in tokens),
+            self._clock.monotonic() - started,
+        )
+
+    async def freeze(self, mint: MintAlias, error: InvariantBroken) -> None:
+        """Nothing new is begun or corrected at this mint until a person resolves the event."""
+        await self._events.invariant_broken(error, npub=None, mint=mint)
+
+    # --- asking ---
+
+    async def _states(self, mint: Mint, ys: Sequence[Y]) -> dict[Y, MintState]:
+        """
+        The mint's states, with sentinels: one Y repeated, and Ys that this mint once called SPENT.
+
+        The client adds random Ys that must read UNSPENT, and holds a mint to one state a Y in one answer; over two
+        answers a state may change honestly. A sentinel that fails freezes the page with a CRITICAL event.
+        """
+        if not ys:
+            return {}
+        known_spent = await self._threads(lambda: self._store.known_spent(mint.url, 1))
+        asked = [ys[0], *dict.fromkeys([*ys, *known_spent])]
+        try:
+            states = {answer.y: answer.state for answer in await mint.check_states(asked)}
+            _require_spent(states, known_spent)
+        except MintUntrusted as error:
+            await self._events.open(
+                EventType.SENTINEL_FAILED,
+                f"mint:{mint.alias}",
+                mint=mint.alias,
+                detail=f"{error.detail}; meltd corrects nothing for this mint until it answers sanely",
+                requires_manual_intervention=False,
+                evidence={"batch": len(asked)},
+            )
+            raise
+        await self._events.resolve(
+            EventType.SENTINEL_FAILED, f"mint:{mint.alias}", reason="the sentinels read as they should again"
+        )
+        return states
+
+    # --- judging ---
+
+    async def _judge(
+        self,
+        mint: Mint,
+        tokens: Sequence[Token],
+        states: Mapping[Y, MintState],
+        keysets: Mapping[KeysetId, Keyset],
+    ) -> list[Judged]:
+        reserved = [token.reservation.melt_id for token in tokens if token.reservation is not None]
+        live = await self._threads(lambda: self._store.live_melt_ids(reserved)) if reserved else frozenset()
+        judged: list[Judged] = []
+        now = self._clock.now()
+        for token in tokens:
+            context = drift.Context(
+                now=now,
+                pending_grace_s=self.policy.pending_grace_s,
+                reservation_live=token.reservation is not None and token.reservation.melt_id in live,
+                known_keysets=frozenset(keysets),
+            )
+            unit = self._unit(token, keysets)
+            judged.extend(
+                Judged(token=token, verdict=verdict, mint=mint.alias, unit=unit)
+                for verdict in drift.classify(token, states, context)
+            )
+        return judged
+
+    async def _judge_again(
+        self,
+        mint: Mint,
+        suspects: Sequence[Judged],
+        states: dict[Y, MintState],
+        keysets: Mapping[KeysetId, Keyset],
+    ) -> list[Judged]:
+        """Read the suspects and ask the mint about their SPENT proofs once more; judge what still stands."""
+        ids = list(dict.fromkeys(one.token.id for one in suspects))
+        fresh = await self._threads(lambda: self._store.tokens(ids))
+        before = {one.token.id: one.token for one in suspects}
+        standing = [
+            token
+            for token in fresh
+            if isinstance(token, Token)
+            and token.status is before[token.id].status
+            and token.rev == before[token.id].rev
+            and token.proofs == before[token.id].proofs
+        ]
+        spent = [y for one in suspects if one.verdict.action is Action.MARK_SPENT for y in one.verdict.ys]
+        states.update(await self._states(mint, spent))
+        return await self._judge(mint, standing, states, keysets)
+
+    @staticmethod
+    def _unit(token: Token, keysets: Mapping[KeysetId, Keyset]) -> str:
+        for proof in token.proofs:
+            keyset = keysets.get(proof.keyset_id)
+            if keyset is not None:
+                return keyset.unit
+        return "sat"
+
+    # --- acting ---
+
+    async def _plan(self, suspects: Sequence[Judged], outcome: Outcome) -> None:
+        for one in suspects:
+            outcome.note(finding_of(one, {"seen_by": "dry run"}))
+            outcome.planned += one.verdict.action in {Action.MARK_SPENT, Action.RELEASE, Action.RECLAIM}
+
+    async def _act(
+        self, mint: Mint, tokens: Sequence[Token], suspects: Sequence[Judged], outcome: Outcome, actor: Actor
+    ) -> None:
+        records = await self._corrections.record(suspects, {"seen_by": actor.name})
+        for one, record in zip(suspects, records, strict=True):
+            outcome.note(record)
+            if one.verdict.action not in {Action.MARK_SPENT, Action.RELEASE, Action.RECLAIM}:
+                continue
+            outcome.planned += 1
+            if not confirmed(record, now=self._clock.now(), confirm_after_s=self.policy.confirm_after_s):
+                continue
+            if self._is_capped(one, outcome) or self._events.frozen(one.token.npub, one.mint) is not None:
+                continue
+            if await self._correct_safely(mint, one, record, actor):
+                outcome.corrected += 1
+                self._caps.count(outcome.totals, value=one.verdict.value, unit=one.unit, now_s=self._clock.monotonic())
+                outcome.corrected_by_type[record.type.value] += 1
+                self._say(one)
+        subjects = [f"token:{token.id}" for token in tokens]
+        seen = [record.id for record in records]
+        await self._threads(lambda: self._store.clear_unseen(subjects, seen))
+
+    def _is_capped(self, one: Judged, outcome: Outcome) -> bool:
+        """Whether a cap forbids this correction: it stays recorded, and nothing is changed (I12)."""
+        cap = self._caps.refuses(
+            outcome.totals,
+            value=one.verdict.value,
+            unit=one.unit,
+            documents=max(outcome.expected_documents, outcome.documents),
+            now_s=self._clock.monotonic(),
+        )
+        if cap is None:
+            return False
+        if cap not in outcome.capped:
+            outcome.capped.add(cap)
+            _log.error(
+                "over the cap: drift is recorded and not corrected",
+                cap=cap,
+                mint=one.mint,
+                corrected=outcome.corrected,
+                next_step="look at `meltd discrepancies`; raise the cap in [sweep] if they are right",
+            )
+        return True
+
+    async def _correct_safely(self, mint: Mint, one: Judged, record: Discrepancy, actor: Actor) -> bool:
+        """A correction in which an invariant is found broken freezes its wallet, and the page goes on."""
+        try:
+            return await self._correct(mint, one, record, actor)
+        except InvariantBroken as error:
+            await self._events.invariant_broken(error, npub=one.token.npub, mint=one.mint)
+            return False
+
+    async def _correct(self, mint: Mint, one: Judged, record: Discrepancy, actor: Actor) -> bool:
+        if one.verdict.action is not Action.RECLAIM:
+            return await self._corrections.apply(one, record, actor)
+        try:
+            entry = await reclaim(
+                self._recovery,
+                mint,
+                one.token,
+                one.verdict.ys,
+                unit=one.unit,
+                actor=actor,
+                holder=self._holder,
+                clock=self._clock,
+                entropy=self._entropy,
+            )
+        except (DuplicateMelt, LostRace):
+            return False  # another entry holds these proofs and decides
+        except MintError as error:
+            _log.warning("a reclaim is left to the watcher", mint=mint.alias, code=error.code.value)
+            return False
+        if entry is None or entry.state is not MeltState.SETTLED:
+            return False
+        self._telemetry.drift_corrected(record.type, record.severity, record.mint)
+        return True
+
+    @staticmethod
+    def _say(one: Judged) -> None:
+        _log.info(
+            "drift corrected",
+            drift=one.verdict.type.value,
+            severity=one.verdict.severity.value,
+            action=one.verdict.action.value,
+            mint=one.mint,
+            token_id=one.token.id,
+            npub=one.token.npub,
+            value=one.verdict.value,
+            unit=one.unit,
+            proofs=len(one.verdict.ys),
+            of_proofs=len(one.token.proofs),
+        )
+
+    async def _malformed(self, mint: Mint, items: Sequence[MalformedToken], outcome: Outcome, *, dry_run: bool) -> None:
+        findings = [
+            Finding(
+                type=DriftType.MALFORMED_TOKEN,
+                severity=drift.SEVERITIES[DriftType.MALFORMED_TOKEN],
+                action=Action.RECORD,
+                subject=f"token:{item.id}",
+                npub=item.npub,
+                mint=mint.alias,
+                unit="sat",
+                value=0,
+                token_id=item.id,
+                ys=(),
+                evidence={"reasons": "; ".join(item.reasons)[:500], "status": item.status},
+            )
+            for item in items
+        ]
+        if not findings:
+            return
+        if dry_run:
+            for finding in findings:
+                outcome.note(finding)
+            return
+        for record in await self._threads(lambda: self._store.record(findings)):
+            outcome.note(record)
+            if record.sightings == 1:
+                self._telemetry.drift_found(record.type, record.severity, record.mint)
+
+
+def _require_spent(states: Mapping[Y, MintState], known_spent: Sequence[Y]) -> None:
+    """A known Y counts wherever it stands, among the documents' own too. MintUntrusted where one is not SPENT."""
+    if any(states.get(y) is not MintState.SPENT for y in known_spent):
+        raise MintUntrusted("the mint no longer calls SPENT what it called SPENT before")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MintUrls:
+    """Which stored ``mint_url`` texts mean which configured mint (compared normalised), and which mean none."""
+
+    by_alias: Mapping[MintAlias, tuple[str, ...]]
+    unconfigured: tuple[str, ...]
+
+
+def sort_urls(stored: Sequence[str], mints: Mapping[MintAlias, Mint]) -> MintUrls:
+    """Sort stored URLs by configured mint. A URL that no mint is configured for is never contacted."""
+    alias_of = {normalise_mint_url(mint.url): alias for alias, mint in mints.items()}
+    by_alias: dict[MintAlias, list[str]] = {alias: [] for alias in mints}
+    unconfigured: list[str] = []
+    for url in stored:
+        alias = alias_of.get(normalise_mint_url(url))
+        if alias is None:
+            unconfigured.append(url)
+        else:
+            by_alias[alias].append(url)
+    return MintUrls(by_alias={a: tuple(u) for a, u in by_alias.items()}, unconfigured=tuple(unconfigured))

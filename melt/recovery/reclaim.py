@@ -1,0 +1,133 @@
+"""
+Bringing back value behind proofs that are recorded as spent or failed while the mint still honours them (I7).
+
+The documents stay as they are: ``spent`` and ``failed`` are final. The value comes back as new proofs of the same owner,
+by a swap that is journaled like a melt's, so that a crash or a lost answer is recovered by the same code.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from melt.ecash import is_point
+from melt.model import InputRef, JournalKind, Melt, MeltId, MeltState
+from melt.recovery.swaps import active_keyset, plan_amounts
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from melt.model import Actor, Keyset, Proof, Token, Y
+    from melt.ports import Clock, Entropy, Mint
+    from melt.recovery.follow import Recovery
+
+_log = structlog.get_logger("melt.recovery")
+
+REFUSED_FOR: Final = timedelta(days=1)
+"""How long a refused reclaim is not tried again; each try leaves a journal entry (I11)."""
+_LOOKED_AT: Final = 10
+
+
+def _can_be_swapped(proof: Proof, keyset: Keyset | None, unit: str) -> bool:
+    """Not what is locked, of no keyset of this unit, or no signature at all, which some mints answer with a 500."""
+    return not proof.is_locked and keyset is not None and keyset.unit == unit and is_point(proof.c)
+
+
+async def _was_refused(recovery: Recovery, y: Y, now: datetime) -> bool:
+    earlier = await recovery.threads(lambda: recovery.store.melts_with_proof(y, _LOOKED_AT))
+    return any(
+        melt.kind is JournalKind.RECLAIM
+        and melt.state is MeltState.RELEASED
+        and melt.ended_at is not None
+        and now - melt.ended_at < REFUSED_FOR
+        for melt in earlier
+    )
+
+
+async def reclaim(
+    recovery: Recovery,
+    mint: Mint,
+    token: Token,
+    ys: Sequence[Y],
+    *,
+    unit: str,
+    actor: Actor,
+    holder: str,
+    clock: Clock,
+    entropy: Entropy,
+) -> Melt | None:
+    """
+    Journal a reclaim of some proofs of ``token`` and take its first step.
+
+    Returns:
+        The entry (SETTLED when the swap went through at once), or None: the fee would eat the value, no proof can be
+        swapped, or the mint refused the same within REFUSED_FOR (UNSPENT says nothing about a proof's signature, so
+        a forged one reads so too).
+
+    Raises:
+        LostRace, DuplicateMelt: another entry holds these proofs.
+        MintError, StoreError: nothing lost; an entry that was journaled is finished by the watcher.
+    """
+    wanted = set(ys)
+    keysets = await mint.keysets()
+    refs = tuple(
+        InputRef(token_id=token.id, y=proof.y, amount=proof.amount, keyset_id=proof.keyset_id)
+        for proof in token.proofs
+        if proof.y in wanted and _can_be_swapped(proof, keysets.get(proof.keyset_id), unit)
+    )
+    if not refs or await _was_refused(recovery, refs[0].y, clock.now()):
+        return None
+    keyset = active_keyset(keysets, unit)
+    amounts, fee = await plan_amounts(mint, keyset, refs)
+    if not amounts:
+        _log.info("not worth reclaiming", token_id=token.id, mint=mint.alias, fee=fee, unit=unit)
+        return None
+    await recovery.fresh_counters(mint, keyset.id)
+    now = clock.now()
+    entry = Melt(
+        id=MeltId(f"reclaim_{entropy.token(12)}"),
+        kind=JournalKind.RECLAIM,
+        state=MeltState.RESERVED,
+        rev=0,
+        holder=holder,
+        idempotency_key=None,
+        request_digest="",
+        npub=token.npub,
+        wallet_id=token.wallet_id,
+        mint=mint.alias,
+        mint_url=token.mint_url,
+        unit=unit,
+        transaction_id=token.transaction_id,
+        payment_hash=None,
+        invoice=None,
+        quote_id=None,
+        quote_expiry=None,
+        amount=0,
+        fee_reserve=0,
+        input_fee=0,
+        inputs=refs,
+        source_token_ids=(token.id,),
+        blanks=None,
+        actor=actor,
+        created_at=now,
+        updated_at=now,
+    )
+    store, threads, seed_id = recovery.store, recovery.threads, recovery.outputs.seed_id
+    reserved = await threads(lambda: store.reserve(entry, blanks=None, seed_id=seed_id))
+    planned = await threads(
+        lambda: store.plan_swap(
+            reserved,
+            MeltState.SWAPPING,
+            inputs=refs,
+            amounts=amounts,
+            keep=len(amounts),
+            fee=fee,
+            keyset_id=keyset.id,
+            seed_id=seed_id,
+            fence=False,
+        )
+    )
+    return await recovery.step(planned)

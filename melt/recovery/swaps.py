@@ -1,0 +1,145 @@
+"""
+Swaps that can be repeated (NUT-03): to exact amounts, to fence inputs off, to reclaim value (DESIGN sections 4 and 5).
+
+A swap has no effect outside the mint, and its inputs and outputs are in the journal before it is sent, so after a lost
+answer the very same request is sent again: either it goes through now, or the mint says that it knows it, and a restore
+of the outputs brings the signatures.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias, assert_never
+
+from melt.errors import InvariantBroken, MintRejected, MintUnreachable
+from melt.model import Ambiguous, MintState, Refused, Signed, Token
+from melt.recovery.signatures import finish_signed
+from melt.selection import input_fee, split_amount
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from melt.model import InputRef, Keyset, KeysetId, NewProof, Proof, SwapPlan, Y
+    from melt.ports import Mint, Outputs, Store, StoreThreads
+
+NOT_SENT = -1
+"""``Refused.mint_code`` of a request of which provably no byte left."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Swapped:
+    """The new proofs, in the plan's order."""
+
+    proofs: tuple[NewProof, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SwapRefused:
+    """The mint will not do it, and all inputs are UNSPENT: two agreeing signals."""
+
+    mint_code: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SwapTaken:
+    """Not done by us, and some inputs are SPENT (by somebody else) or PENDING."""
+
+    spent: tuple[Y, ...]
+    pending: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SwapUnknown:
+    """Nothing is known yet: repeat it later."""
+
+
+SwapOutcome: TypeAlias = Swapped | SwapRefused | SwapTaken | SwapUnknown
+
+
+def active_keyset(keysets: Mapping[KeysetId, Keyset], unit: str) -> Keyset:
+    """The active keyset of ``unit`` with the lowest input fee; MintRejected where there is none."""
+    active = [keyset for keyset in keysets.values() if keyset.active and keyset.unit == unit]
+    if not active:
+        raise MintRejected(f"the mint has no active keyset for {unit}")
+    return min(active, key=lambda keyset: (keyset.input_fee_ppk, keyset.id))
+
+
+async def load_proofs(store: Store, threads: StoreThreads, refs: Sequence[InputRef]) -> tuple[Proof, ...]:
+    """The proofs that ``refs`` name, in order; InvariantBroken where a document no longer holds one."""
+    ids = list(dict.fromkeys(ref.token_id for ref in refs))
+    tokens = await threads(lambda: store.tokens(ids))
+    found = {proof.y: proof for token in tokens if isinstance(token, Token) for proof in token.proofs}
+    missing = [ref.y for ref in refs if ref.y not in found]
+    if missing:
+        raise InvariantBroken(
+            f"{len(missing)} reserved proofs are no longer in their documents, the first is {missing[0]}"
+        )
+    return tuple(found[ref.y] for ref in refs)
+
+
+async def plan_amounts(mint: Mint, keyset: Keyset, refs: Iterable[InputRef]) -> tuple[tuple[int, ...], int]:
+    """
+    The output amounts, largest first, and the fee of swapping ``refs`` whole; no amounts where the fee eats it all.
+
+    Raises MintRejected where the mint does not list an input's keyset or has no keys to make up the amount.
+    """
+    refs = list(refs)
+    ppk = {k: v.input_fee_ppk for k, v in (await mint.keysets()).items()}
+    unlisted = next((ref.keyset_id for ref in refs if ref.keyset_id not in ppk), None)
+    if unlisted is not None:
+        raise MintRejected(f"the mint does not list keyset {unlisted}")
+    fee = input_fee([ref.keyset_id for ref in refs], ppk)
+    total = sum(ref.amount for ref in refs) - fee
+    if total <= 0:
+        return (), fee
+    try:
+        return split_amount(total, list(await mint.keys(keyset.id))), fee
+    except ValueError as error:
+        raise MintRejected(f"keyset {keyset.id} has no keys that make up {total}") from error
+
+
+async def run_swap(
+    mint: Mint, outputs: Outputs, store: Store, threads: StoreThreads, plan: SwapPlan, *, timeout_s: float
+) -> SwapOutcome:
+    """
+    Send the planned swap, or send it again, and find out what became of it.
+
+    Raises:
+        MintError: the mint could not be asked; repeat later.
+        StoreError, InvariantBroken: the inputs could not be loaded.
+    """
+    proofs = await load_proofs(store, threads, plan.inputs)
+    answer = await mint.swap(proofs, outputs.blinded(plan.outputs), timeout_s=timeout_s)
+    code: int | None = None
+    match answer:
+        case Signed(signatures=signatures):
+            done = await finish_signed(mint, outputs, plan.outputs, signatures)
+            return SwapUnknown() if done is None else Swapped(proofs=done)
+        case Refused(mint_code=refused):
+            code = refused
+            if code == NOT_SENT:
+                raise MintUnreachable("the swap could not be sent")
+            await mint.keysets(refresh=True)  # it may be about a keyset that is gone: whoever plans anew should know
+        case Ambiguous(mint_code=unclear):
+            # Older mints refuse a rotated keyset by a code that means several things. The list of keysets is asked
+            # before anything else: whatever copy of this request arrives after it is refused, too.
+            if unclear is not None and not await _signs_still(mint, plan.outputs.keyset_id):
+                code = unclear
+        case _:
+            assert_never(answer)
+    # A refusal may be about a repetition of what went through before, so the signatures are asked for in any case.
+    done = await finish_signed(mint, outputs, plan.outputs, ())
+    if done is not None:
+        return Swapped(proofs=done)
+    states = {one.y: one.state for one in await mint.check_states([ref.y for ref in plan.inputs])}
+    spent = tuple(y for y, state in states.items() if state is MintState.SPENT)
+    pending = MintState.PENDING in states.values()
+    if spent or pending:
+        return SwapTaken(spent=spent, pending=pending)
+    return SwapUnknown() if code is None else SwapRefused(mint_code=code)
+
+
+async def _signs_still(mint: Mint, keyset_id: KeysetId) -> bool:
+    """Whether the mint still signs with a keyset, asked anew. Raises MintError."""
+    keyset = (await mint.keysets(refresh=True)).get(keyset_id)
+    return keyset is not None and keyset.active

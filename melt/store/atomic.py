@@ -1,0 +1,318 @@
+"""T3: a melt that was paid, all or nothing (DESIGN section 4); and whole documents marked spent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from melt.audit import melt_operation
+from melt.errors import Code, InvariantBroken, LostRace, StoreError
+from melt.model import (
+    AtomicResult,
+    InputRef,
+    MeltState,
+    Owner,
+    TokenId,
+    TokenStatus,
+    normalise_mint_url,
+)
+from melt.store.core import new_mark
+from melt.store.faults import AlreadyDone, store_method
+from melt.store.ledger import Ledger
+from melt.store.melts import Melts, check_owner, ys_by_token
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from pymongo.client_session import ClientSession
+
+    from melt.model import Actor, Melt, MeltId, NewProof
+    from melt.store.ledger import Held, Loose
+
+SOURCES_MAX = 1000
+"""The most documents that one transaction may spend (I11)."""
+SPENT, KEEP, CHANGE = "melt_settled", "melt_keep", "melt_change"
+"""The reasons by which the audit tells what T3 did to a document."""
+
+
+class AtomicMelts(Melts):
+    """The part of :class:`melt.ports.Store` with ``execute_atomic_melt``."""
+
+    @store_method
+    def settle(
+        self, melt: Melt, change: Sequence[NewProof], *, shortfall: int, fees_paid: int, preimage: str | None
+    ) -> tuple[Melt, AtomicResult]:
+        """
+        T3; see :meth:`melt.ports.Store.settle`. A repeated call answers what the first one did.
+
+        Raises :class:`melt.errors.InvariantBroken` where value would vanish or be made (I5), before anything is
+        written and again for what then stands in the journal.
+        """
+        check_books(melt, change=sum(proof.amount for proof in change), shortfall=shortfall, fees_paid=fees_paid)
+        result = self.execute_atomic_melt(
+            source_token_ids=tuple(ys_by_token(melt.inputs)),
+            keep_proofs=(),
+            melt_change_proofs=change,
+            transaction_id=melt.transaction_id,
+            owner=owner_of(melt),
+            actor=melt.decided_by,
+            melt=melt,
+            journal_changes={
+                "shortfall": shortfall,
+                "fees_paid": fees_paid,
+                "preimage": preimage,
+                "error_code": None,
+                "error_detail": None,
+            },
+        )
+        settled = self._present(melt.id, MeltState.SETTLED)
+        check_books(
+            settled, change=settled.change_amount, shortfall=settled.shortfall, fees_paid=settled.fees_paid or 0
+        )
+        return settled, result
+
+    @store_method
+    def execute_atomic_melt(
+        self,
+        *,
+        source_token_ids: Sequence[TokenId],
+        keep_proofs: Sequence[NewProof],
+        melt_change_proofs: Sequence[NewProof],
+        transaction_id: str,
+        owner: Owner,
+        actor: Actor,
+        melt: Melt | None = None,
+        journal_changes: Mapping[str, object] | None = None,
+    ) -> AtomicResult:
+        """
+        T3: sources spent, keep and change stored as ``<tx>_keep`` and ``<tx>_melt_change``, all or nothing.
+
+        With ``melt`` its entry becomes SETTLED in the same transaction, and a source that somebody else has marked
+        spent meanwhile is left as it is: the mint consumed it. Without, each source must be unspent or pending and
+        reserved by no open melt. A second call with the same ``transaction_id`` writes nothing and answers what the
+        first one did. Raises :class:`melt.errors.LostRace`, :class:`melt.errors.DuplicateSecret` for a proof that
+        lies in any document already, :class:`melt.errors.StoreError` with TOKEN_ALREADY_SPENT.
+        """
+        if not 0 < len(source_token_ids) <= SOURCES_MAX:
+            raise StoreError(Code.INVALID_REQUEST, f"a melt spends 1 to {SOURCES_MAX} token documents")
+        mark, now = new_mark(), self._now()
+        operation_id = melt_operation(transaction_id)
+
+        def work(session: ClientSession) -> AtomicResult:
+            ledger = self._new_ledger(
+                session,
+                now=now,
+                operation_id=operation_id,
+                actor=actor,
+                melt_id=None if melt is None else melt.id,
+                note=None if melt is None else note_of(melt),
+            )
+            ledger.begin()
+            if melt is None:
+                self._spend_whole(session, ledger, source_token_ids, owner)
+            else:
+                self._spend(ledger, melt, melt.inputs, SPENT, spent_is_fine=True)
+            keep = ledger.store_new(
+                owner,
+                keep_proofs,
+                name=f"{transaction_id}_keep",
+                parent=transaction_id,
+                status=TokenStatus.UNSPENT,
+                reason=KEEP,
+            )
+            change = ledger.store_new(
+                owner,
+                melt_change_proofs,
+                name=f"{transaction_id}_melt_change",
+                parent=transaction_id,
+                status=TokenStatus.UNSPENT,
+                reason=CHANGE,
+            )
+            ledger.finish()
+            if melt is not None:
+                changes = {
+                    **(journal_changes or {}),
+                    "change_token_id": change[0] if change else None,
+                    "change_amount": sum(proof.amount for proof in melt_change_proofs),
+                    "keep_token_ids": (*melt.keep_token_ids, *keep),
+                    "keep_amount": melt.keep_amount + sum(proof.amount for proof in keep_proofs),
+                }
+                self._move(session, melt, MeltState.SETTLED, changes, mark, now)
+            return _result(ledger)
+
+        try:
+            return self._run(work)
+        except AlreadyDone:
+            pass
+        except LostRace:
+            # T3 of a melt whose sources were all spent before and that had no change leaves no audit entry to
+            # know it by: the journal says whether it is done.
+            if melt is None or self._state(melt.id) is not MeltState.SETTLED:
+                raise
+        return self._result_of(operation_id)
+
+    @store_method
+    def mark_tokens_spent(self, token_ids: Sequence[TokenId], *, operation_id: str, reason: str, actor: Actor) -> int:
+        """
+        See :meth:`melt.ports.Store.mark_tokens_spent`; a repeated operation moves nothing and answers 0.
+
+        Raises :class:`melt.errors.LostRace` for a document that is gone or reserved by an open melt, and
+        :class:`melt.errors.StoreError` with PROOF_STATE_INCONSISTENCY for a failed one.
+        """
+        if not 0 < len(token_ids) <= SOURCES_MAX:
+            raise StoreError(Code.INVALID_REQUEST, f"1 to {SOURCES_MAX} token documents at a time")
+        now = self._now()
+
+        def work(session: ClientSession) -> int:
+            ledger = self._new_ledger(session, now=now, operation_id=operation_id, actor=actor)
+            ledger.begin()
+            for held in ledger.load(token_ids):
+                if held.token.status is TokenStatus.SPENT:
+                    continue
+                if held.token.status is TokenStatus.FAILED:
+                    detail = f"token {held.token.id} is failed, which is final"
+                    raise StoreError(Code.PROOF_STATE_INCONSISTENCY, detail)
+                self._refuse_reserved(session, held)
+                ledger.move(held, TokenStatus.SPENT, reason=reason)
+            ledger.finish()
+            return len(ledger.entries)
+
+        try:
+            return self._run(work)
+        except AlreadyDone:
+            return 0
+
+    # --- parts ---
+
+    def _present(self, melt_id: MeltId, state: MeltState | None) -> Melt:
+        found = self._one({"_id": str(melt_id)})
+        if found is None or (state is not None and found.state is not state):
+            msg = f"melt {melt_id} was ended in the audit and not in the journal"
+            raise InvariantBroken(msg)
+        return found
+
+    def _state(self, melt_id: MeltId) -> MeltState | None:
+        found = self._one({"_id": str(melt_id)})
+        return None if found is None else found.state
+
+    def _spend(
+        self, ledger: Ledger, melt: Melt, inputs: Sequence[InputRef], reason: str, *, spent_is_fine: bool = False
+    ) -> None:
+        """The documents of a melt's inputs to ``spent``; a stranger's proofs in them are split off first."""
+        wanted = ys_by_token(inputs)
+        for held in ledger.load(wanted):
+            token = held.token
+            check_owner(melt, token.npub, token.mint_url, token.id)
+            if token.reservation is not None and token.reservation.melt_id != melt.id:
+                msg = f"token {token.id} is reserved by another melt"
+                raise LostRace(msg)
+            if token.status is TokenStatus.SPENT and spent_is_fine:
+                continue
+            if token.status not in {TokenStatus.PENDING, TokenStatus.UNSPENT}:
+                msg = f"token {token.id} is {token.status} and can't be spent by melt {melt.id}"
+                raise LostRace(msg)
+            rest = ledger.move(held, TokenStatus.SPENT, reason=reason, take=wanted[token.id])
+            store_rest(ledger, held, rest, token.status, "melt_split")
+
+    def _spend_whole(self, session: ClientSession, ledger: Ledger, token_ids: Sequence[TokenId], owner: Owner) -> None:
+        for held in ledger.load(token_ids):
+            token = held.token
+            same_mint = normalise_mint_url(token.mint_url) == normalise_mint_url(owner.mint_url)
+            if token.npub != owner.npub or not same_mint:
+                raise StoreError(Code.INVALID_REQUEST, f"token {token.id} is not of this user and mint")
+            if token.status not in {TokenStatus.PENDING, TokenStatus.UNSPENT}:
+                raise StoreError(Code.TOKEN_ALREADY_SPENT, f"token {token.id} is {token.status}")
+            if not token.proofs:
+                raise StoreError(Code.INVALID_REQUEST, f"token {token.id} has no proofs")
+            self._refuse_reserved(session, held)
+            ledger.move(held, TokenStatus.SPENT, reason=SPENT)
+
+    def _refuse_reserved(self, session: ClientSession, held: Held) -> None:
+        if held.token.reservation is not None and self._is_live(session, held.token.reservation.melt_id):
+            msg = f"token {held.token.id} is reserved by an open melt"
+            raise LostRace(msg)
+
+    def _is_live(self, session: ClientSession, melt_id: MeltId) -> bool:
+        found = self._one({"_id": str(melt_id)}, session)
+        return found is not None and found.is_open
+
+    def _result_of(self, operation_id: str) -> AtomicResult:
+        """What an earlier run did, from its audit entries."""
+        spent = entries = 0
+        made: list[tuple[str, str, int]] = []
+        for raw in self._c.audit.find({"operation": operation_id}):
+            entries += 1
+            if raw["reason"] == SPENT:
+                spent += 1
+            else:
+                made.append((raw["token_id"], raw["reason"], int(raw["amount"])))
+        first = _first_of_each(made)
+        return AtomicResult(
+            source_tokens_spent=spent,
+            keep_token_id=first.get(KEEP),
+            keep_amount=sum(amount for _, why, amount in made if why == KEEP),
+            melt_change_token_id=first.get(CHANGE),
+            melt_change_amount=sum(amount for _, why, amount in made if why == CHANGE),
+            operations=entries,
+        )
+
+
+def _first_of_each(made: Iterable[tuple[str, str, int]]) -> dict[str, TokenId]:
+    """The first document made for each reason: the one whose ``_id`` is lowest, since they are made in order."""
+    first: dict[str, TokenId] = {}
+    for token_id, reason, _ in sorted(made):
+        first.setdefault(reason, TokenId(token_id))
+    return first
+
+
+def _result(ledger: Ledger) -> AtomicResult:
+    keep = [entry for entry in ledger.entries if entry.reason == KEEP]
+    change = [entry for entry in ledger.entries if entry.reason == CHANGE]
+    return AtomicResult(
+        source_tokens_spent=sum(1 for entry in ledger.entries if entry.reason == SPENT),
+        keep_token_id=keep[0].token_id if keep else None,
+        keep_amount=sum(entry.amount for entry in keep),
+        melt_change_token_id=change[0].token_id if change else None,
+        melt_change_amount=sum(entry.amount for entry in change),
+        operations=ledger.writes,
+    )
+
+
+def store_rest(ledger: Ledger, held: Held, rest: Loose | None, status: TokenStatus, reason: str) -> None:
+    """Put proofs that were split off a document into its sibling ``<its tx>_keep``."""
+    if rest is not None:
+        ledger.store_loose(
+            [rest],
+            name=f"{held.token.transaction_id}_keep",
+            parent=held.token.transaction_id,
+            status=status,
+            reason=reason,
+        )
+
+
+def owner_of(melt: Melt) -> Owner:
+    """Whose a melt's new documents are."""
+    return Owner(npub=melt.npub, wallet_id=melt.wallet_id, mint_url=melt.mint_url)
+
+
+def note_of(melt: Melt) -> str | None:
+    """What a person who decided about a melt gave as the reason."""
+    return None if melt.resolution is None else melt.resolution.reason
+
+
+def check_books(melt: Melt, *, change: int, shortfall: int, fees_paid: int) -> None:
+    """
+    I5: inputs = amount + input fee + Lightning fee + change + shortfall, in the melt's unit.
+
+    A mint may give more than it had to (change above what was overpaid, an input fee that it did not take); then
+    nothing may be booked as a fee or as missing. Raises :class:`melt.errors.InvariantBroken`.
+    """
+    if min(change, shortfall, fees_paid) < 0:
+        msg = f"melt {melt.id} would settle with a negative amount"
+        raise InvariantBroken(msg)
+    left = melt.overpaid - change - shortfall - fees_paid
+    if left > 0 or (left < 0 and (shortfall or fees_paid)):
+        msg = (
+            f"melt {melt.id} does not add up (I5): inputs {melt.inputs_amount}, amount {melt.amount}, input fee "
+            f"{melt.input_fee}, Lightning fee {fees_paid}, change {change}, shortfall {shortfall}"
+        )
+        raise InvariantBroken(msg)

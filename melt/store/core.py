@@ -1,0 +1,87 @@
+"""What the parts of the store have in common: the collections, the clock and the transaction runner."""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING, TypeVar
+
+from melt.store.ledger import Ledger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
+
+    from pymongo.client_session import ClientSession
+
+    from melt.model import Actor, MeltId
+    from melt.ports import Clock, Telemetry
+    from melt.store.connect import Collections
+    from melt.store.transactions import Transactions
+
+T = TypeVar("T")
+
+LIMIT_MAX = 1000
+"""The most records that one listing returns (I11)."""
+
+
+class Core:
+    """
+    The base of the store's parts.
+
+    It is assembled in :class:`melt.store.mongo.MongoStore`; the parts hold no state of their own.
+    """
+
+    telemetry: Telemetry | None
+    unique_proofs_indexed: bool
+    _c: Collections
+    _clock: Clock
+    _transactions: Transactions
+
+    def _run(self, work: Callable[[ClientSession], T]) -> T:
+        return self._transactions.run(work)
+
+    def _run_alone(self, work: Callable[[ClientSession], T]) -> T:
+        return self._transactions.run_alone(work)
+
+    def _new_ledger(
+        self,
+        session: ClientSession,
+        *,
+        now: datetime,
+        operation_id: str,
+        actor: Actor,
+        melt_id: MeltId | None = None,
+        discrepancy_id: str | None = None,
+        note: str | None = None,
+    ) -> Ledger:
+        return Ledger(
+            self._c,
+            session,
+            now=now,
+            operation_id=operation_id,
+            actor=actor,
+            melt_id=melt_id,
+            discrepancy_id=discrepancy_id,
+            note=note,
+            unique_proofs_indexed=self.unique_proofs_indexed,
+        )
+
+    def _now(self) -> datetime:
+        """The present in whole milliseconds, as BSON keeps it: what was written reads back equal."""
+        now = self._clock.now()
+        return now.replace(microsecond=now.microsecond // 1000 * 1000)
+
+
+def new_mark() -> str:
+    """A mark by which a repeated write knows its own earlier run. Made outside the transaction's callback."""
+    return secrets.token_hex(8)
+
+
+def bounded(limit: int) -> int:
+    """A listing's limit within 1 and :data:`LIMIT_MAX`; the driver takes 0 for none."""
+    return max(1, min(limit, LIMIT_MAX))
+
+
+def in_batches(items: Sequence[T], size: int) -> list[Sequence[T]]:
+    """The items in consecutive batches of at most ``size``."""
+    return [items[start : start + size] for start in range(0, len(items), size)]

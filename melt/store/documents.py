@@ -1,0 +1,305 @@
+"""
+Token documents and the model: tolerant in reading, strict in writing (DESIGN section 3).
+
+Reading never raises: a document that can't be a token becomes a :class:`melt.model.MalformedToken` that says why in
+our own words, without values of the document (I10). Writing goes through :func:`token_document` alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from bson import Decimal128, ObjectId
+from bson.errors import InvalidId
+
+from melt.ecash import y_of
+from melt.errors import InvariantBroken
+from melt.model import (
+    AMOUNT_MAX,
+    PROOFS_PER_DOCUMENT_MAX,
+    Dleq,
+    KeysetId,
+    MalformedToken,
+    MeltId,
+    NewProof,
+    Proof,
+    Reservation,
+    Token,
+    TokenId,
+    TokenStatus,
+    TransactionType,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from melt.store.connect import Document
+
+_HEX_ID_CHARS = 24
+_TEXT_CHARS_MAX = 4096
+_REASONS_MAX = 8
+_STATUSES = frozenset(status.value for status in TokenStatus)
+
+
+def whole_number(value: object) -> int | None:
+    """An int from int, long, double or Decimal128 where it is whole and fits into 64 bits; else None."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int):
+        number = int(value)
+    elif isinstance(value, float):
+        if not value.is_integer():
+            return None
+        number = int(value)
+    elif isinstance(value, Decimal128):
+        decimal = value.to_decimal()
+        # The exponent is bounded first: 1E+6000 would be expanded to thousands of digits.
+        if not decimal.is_finite() or decimal.adjusted() > 19 or decimal != decimal.to_integral_value():
+            return None
+        number = int(decimal)
+    else:
+        return None
+    return number if -AMOUNT_MAX - 1 <= number <= AMOUNT_MAX else None
+
+
+def token_id_of(raw_id: object) -> TokenId:
+    """The id as text: the hex of an ObjectId, a legacy string as it is, anything else by its type and text."""
+    if isinstance(raw_id, ObjectId | str):
+        return TokenId(str(raw_id))
+    return TokenId(f"{type(raw_id).__name__}:{str(raw_id)[:80]}")
+
+
+def raw_ids(token_id: TokenId | str) -> tuple[ObjectId | str, ...]:
+    """What ``_id`` may be for a token id. A string of 24 hex digits may be either."""
+    if len(token_id) == _HEX_ID_CHARS:
+        try:
+            return (ObjectId(token_id), str(token_id))
+        except InvalidId:
+            pass
+    return (str(token_id),)
+
+
+def raw_wallet_id(wallet_id: str | None) -> ObjectId | str | None:
+    """``wallet_id`` as a Mongoose service stores it."""
+    return None if wallet_id is None else raw_ids(wallet_id)[0]
+
+
+def read_token(document: Document) -> Token | MalformedToken:
+    """A document of the token collection, whatever it holds."""
+    reasons: list[str] = []
+    npub = _text(document.get("npub"), "npub", reasons)
+    mint_url = _text(document.get("mint_url"), "mint_url", reasons)
+    status = _status(document.get("status"), reasons)
+    if not isinstance(document.get("_id"), ObjectId | str):
+        reasons.append("_id is neither an ObjectId nor a string")
+    proofs = _proofs(document, status, reasons)
+    token_id = token_id_of(document.get("_id"))
+    if reasons or npub is None or mint_url is None or status is None:
+        return MalformedToken(
+            id=token_id,
+            reasons=tuple(reasons[:_REASONS_MAX]),
+            npub=npub,
+            mint_url=mint_url,
+            status=status,
+        )
+    wallet_id = document.get("wallet_id")
+    transaction_type = document.get("transaction_type")
+    transaction_id = document.get("transaction_id")
+    return Token(
+        id=token_id,
+        npub=npub,
+        wallet_id=str(wallet_id) if isinstance(wallet_id, ObjectId | str) else None,
+        mint_url=mint_url,
+        status=status,
+        transaction_type=transaction_type if isinstance(transaction_type, str) else "",
+        transaction_id=transaction_id if isinstance(transaction_id, str) and transaction_id else f"tx_{token_id}",
+        proofs=proofs,
+        total_amount=whole_number(document.get("total_amount")),
+        reservation=_reservation(document.get("reservation")),
+        rev=whole_number(document.get("rev")),
+        created_at=_created_at(document),
+        updated_at=_moment(document.get("updatedAt")) or _moment(document.get("updated_at")),
+        spent_at=_moment(document.get("spent_at")),
+    )
+
+
+def _text(value: object, field: str, reasons: list[str]) -> str | None:
+    if isinstance(value, str) and value and len(value) <= _TEXT_CHARS_MAX:
+        return value
+    reasons.append(f"{field} is missing" if value is None else f"{field} is not a text of usual length")
+    return None
+
+
+def _status(value: object, reasons: list[str]) -> TokenStatus | None:
+    if isinstance(value, str) and value in _STATUSES:
+        return TokenStatus(value)
+    reasons.append("status is missing" if value is None else "status is none of pending, unspent, spent, failed")
+    return None
+
+
+def _proofs(document: Document, status: TokenStatus | None, reasons: list[str]) -> tuple[Proof, ...]:
+    raw = document.get("proofs")
+    if raw is None:
+        if status in {TokenStatus.UNSPENT, TokenStatus.SPENT}:
+            reasons.append("proofs are missing")
+        return ()
+    if not isinstance(raw, list):
+        reasons.append("proofs is not a list")
+        return ()
+    proofs: list[Proof] = []
+    for position, item in enumerate(raw):
+        proof = _proof(item)
+        if isinstance(proof, str):
+            reasons.append(f"proofs[{position}]: {proof}")
+            if len(reasons) >= _REASONS_MAX:
+                break
+        else:
+            proofs.append(proof)
+    if len({proof.secret for proof in proofs}) != len(proofs):
+        reasons.append("one proof lies in it twice")
+    return tuple(proofs)
+
+
+def _proof(raw: object) -> Proof | str:
+    """The proof, or what is wrong with it."""
+    if not isinstance(raw, dict):
+        return "is not a document"
+    keyset_id, secret, c = raw.get("id"), raw.get("secret"), raw.get("C")
+    for name, value in (("id", keyset_id), ("secret", secret), ("C", c)):
+        if not isinstance(value, str) or not value:
+            return f"{name} is missing or no text"
+    amount = whole_number(raw.get("amount"))
+    if amount is None or amount <= 0:
+        return "amount is not a positive whole number"
+    try:
+        y = y_of(str(secret))
+    except ValueError:
+        return "secret can't be encoded"
+    witness = raw.get("witness")
+    return Proof(
+        keyset_id=KeysetId(str(keyset_id)),
+        amount=amount,
+        secret=str(secret),
+        c=str(c),
+        y=y,
+        witness=witness if isinstance(witness, str) else None,
+        dleq=_dleq(raw.get("dleq")),
+    )
+
+
+def _dleq(raw: object) -> Dleq | None:
+    if not isinstance(raw, dict):
+        return None
+    e, s, r = raw.get("e"), raw.get("s"), raw.get("r")
+    if not isinstance(e, str) or not isinstance(s, str):
+        return None
+    return Dleq(e=e, s=s, r=r if isinstance(r, str) else None)
+
+
+def _reservation(raw: object) -> Reservation | None:
+    """Junk counts as reserved by a melt that nobody knows, so that it is reported as orphaned."""
+    if raw is None:
+        return None
+    melt_id = raw.get("melt_id") if isinstance(raw, dict) else None
+    at = raw.get("at") if isinstance(raw, dict) else None
+    return Reservation(melt_id=MeltId(melt_id if isinstance(melt_id, str) else ""), at=_moment(at))
+
+
+def _moment(value: object) -> datetime | None:
+    if not isinstance(value, datetime):
+        return None
+    return value if value.tzinfo is not None else value.replace(tzinfo=UTC)
+
+
+def _created_at(document: Document) -> datetime | None:
+    """Mongoose's field, its elder, or the moment that an ObjectId carries."""
+    moment = _moment(document.get("createdAt")) or _moment(document.get("created_at"))
+    raw_id = document.get("_id")
+    if moment is None and isinstance(raw_id, ObjectId):
+        return raw_id.generation_time
+    return moment
+
+
+def raw_proof(proof: NewProof) -> Document:
+    """A proof of ours as a Mongoose service stores one."""
+    raw: Document = {"id": str(proof.keyset_id), "amount": proof.amount, "secret": proof.secret, "C": proof.c}
+    raw["_id"] = ObjectId()
+    if proof.dleq is not None:
+        raw["dleq"] = {"e": proof.dleq.e, "s": proof.dleq.s}
+        if proof.dleq.r is not None:
+            raw["dleq"]["r"] = proof.dleq.r
+    return raw
+
+
+def amounts_of(raw_proofs: Sequence[Document]) -> tuple[int, ...]:
+    """The amounts of raw proofs that are about to be written; each must be a positive 64-bit int."""
+    amounts: list[int] = []
+    for raw in raw_proofs:
+        amount = whole_number(raw.get("amount"))
+        if amount is None or amount <= 0:
+            msg = "a proof that is about to be written has no positive amount"
+            raise InvariantBroken(msg)
+        amounts.append(amount)
+    if sum(amounts) > AMOUNT_MAX:
+        msg = "a token document that is about to be written would overflow 64 bits"
+        raise InvariantBroken(msg)
+    return tuple(amounts)
+
+
+def token_document(
+    *,
+    npub: str,
+    wallet_id: object,
+    mint_url: str,
+    raw_proofs: Sequence[Document],
+    status: TokenStatus,
+    transaction_id: str,
+    parent_transaction_id: str,
+    operation_id: str,
+    now: datetime,
+    reservation: Reservation | None,
+) -> Document:
+    """
+    A new ``change`` document, as the wallet service's own code leaves them.
+
+    meltd makes documents of type ``change`` only. Raises :class:`melt.errors.InvariantBroken` for what must never be
+    written: no proofs or too many, a proof twice, amounts that are none, a status other than unspent or pending
+    for value that is ours.
+    """
+    secrets = {raw.get("secret") for raw in raw_proofs}
+    if not raw_proofs or len(raw_proofs) > PROOFS_PER_DOCUMENT_MAX or len(secrets) != len(raw_proofs):
+        msg = "a token document needs 1 to 1000 distinct proofs"
+        raise InvariantBroken(msg)
+    document: Document = {"_id": ObjectId(), "npub": npub}
+    if wallet_id is not None:
+        document["wallet_id"] = wallet_id
+    document |= {
+        "proofs": list(raw_proofs),
+        "mint_url": mint_url,
+        "status": str(status),
+        "transaction_type": str(TransactionType.CHANGE),
+        "transaction_id": transaction_id,
+        "metadata": {
+            "source": "change",
+            "parent_transaction_id": parent_transaction_id,
+            "operation_hash": hashlib.sha256(operation_id.encode()).hexdigest()[:16],
+            "atomic_operation": True,
+            "operation_timestamp": now.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        },
+        "spent_at": now if status is TokenStatus.SPENT else None,
+        "createdAt": now,
+        "updatedAt": now,
+        "total_amount": sum(amounts_of(raw_proofs)),
+        "__v": 0,
+        "rev": 1,
+    }
+    if reservation is not None:
+        document["reservation"] = raw_reservation(reservation)
+    return document
+
+
+def raw_reservation(reservation: Reservation) -> dict[str, Any]:
+    """``reservation`` as it is stored."""
+    return {"melt_id": str(reservation.melt_id), "at": reservation.at}

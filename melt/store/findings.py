@@ -1,0 +1,292 @@
+"""
+Discrepancies: one record per type and subject for ever, with its occurrences; and their correction (DESIGN section 5).
+
+A record is opened, seen again, closed (corrected or cleared) and, seen once more after that, opened anew as RECURRED
+with its ``occurrence`` raised. Nothing is deleted; ``history`` keeps the last twenty turns of its life.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pymongo.errors import DuplicateKeyError
+
+from melt.audit import correction_operation
+from melt.errors import LostRace, Severity
+from melt.model import (
+    OPEN_DISCREPANCY,
+    TERMINAL,
+    Action,
+    Discrepancy,
+    DiscrepancyState,
+    DriftType,
+    MintAlias,
+    TokenId,
+    Y,
+)
+from melt.store.core import Core, bounded, in_batches
+from melt.store.faults import AlreadyDone, Retry, store_method
+from melt.store.journal import moment, record_time
+from melt.store.ledger import BATCH_MAX
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
+    from pymongo.client_session import ClientSession
+
+    from melt.model import Correction, Finding
+    from melt.store.connect import Document
+
+HISTORY_MAX = 20
+YS_MAX = 1000
+_OPEN = sorted(state.value for state in OPEN_DISCREPANCY)
+_ENDED_MELT = sorted(state.value for state in TERMINAL)
+
+
+def discrepancy_id(finding: Finding) -> str:
+    """The identity of what was found: its type and its subject."""
+    return f"{finding.type}:{finding.subject}"
+
+
+def close_update(state: DiscrepancyState, now: datetime) -> Document:
+    """The update that closes open records."""
+    turn = {"at": now, "what": str(state)}
+    return {
+        "$set": {"state": str(state), "closed_at": now},
+        "$push": {"history": {"$each": [turn], "$slice": -HISTORY_MAX}},
+    }
+
+
+class Findings(Core):
+    """The findings part of :class:`melt.ports.Store`."""
+
+    @store_method
+    def record(self, findings: Sequence[Finding]) -> tuple[Discrepancy, ...]:
+        """See :meth:`melt.ports.Store.record`. An acknowledged record stays so and counts what is seen."""
+        now = self._now()
+        recorded: dict[str, Discrepancy] = {}
+        for batch in in_batches(findings, BATCH_MAX):
+
+            def work(session: ClientSession, batch: Sequence[Finding] = batch) -> dict[str, Document]:
+                return self._record(session, batch, now)
+
+            recorded |= {key: read_discrepancy(raw) for key, raw in self._run(work).items()}
+        return tuple(recorded[discrepancy_id(finding)] for finding in findings)
+
+    def _record(self, session: ClientSession, findings: Sequence[Finding], now: datetime) -> dict[str, Document]:
+        by_id = {discrepancy_id(finding): finding for finding in findings}
+        present = {
+            raw["_id"]: raw for raw in self._c.discrepancies.find({"_id": {"$in": list(by_id)}}, session=session)
+        }
+        after: dict[str, Document] = {}
+        collided = False
+        for key, finding in by_id.items():
+            after[key] = _seen(present.get(key), finding, now)
+            try:
+                if key in present:
+                    self._c.discrepancies.replace_one({"_id": key}, after[key], session=session)
+                else:
+                    self._c.discrepancies.insert_one(after[key], session=session)
+            except DuplicateKeyError:
+                collided = True
+                break
+        if collided:
+            raise Retry
+        return after
+
+    @store_method
+    def clear_unseen(self, subjects: Sequence[str], seen: Sequence[str]) -> int:
+        """See :meth:`melt.ports.Store.clear_unseen`. Acknowledged records stay acknowledged."""
+        now = self._now()
+        spared = set(seen)
+        cleared = 0
+        for batch in in_batches(list(dict.fromkeys(subjects)), BATCH_MAX):
+
+            def work(session: ClientSession, batch: Sequence[str] = batch) -> int:
+                chosen = {"subject": {"$in": list(batch)}, "state": {"$in": _OPEN}}
+                open_ids = [raw["_id"] for raw in self._c.discrepancies.find(chosen, {"_id": 1}, session=session)]
+                unseen = [open_id for open_id in open_ids if open_id not in spared]
+                if not unseen:
+                    return 0
+                closing = close_update(DiscrepancyState.CLEARED, now)
+                return self._c.discrepancies.update_many(
+                    {"_id": {"$in": unseen}}, closing, session=session
+                ).modified_count
+
+            cleared += self._run(work)
+        return cleared
+
+    @store_method
+    def correct(self, correction: Correction) -> bool:
+        """
+        See :meth:`melt.ports.Store.correct`. Applying one twice equals once, and both answer True.
+
+        False also where the record was closed or opened anew meanwhile, and for a document that an open melt has
+        reserved: its recovery decides.
+        """
+        now = self._now()
+
+        def work(session: ClientSession) -> bool:
+            return self._correct(session, correction, now)
+
+        try:
+            return self._run(work)
+        except AlreadyDone:
+            return True
+        except LostRace:
+            return False
+
+    def _correct(self, session: ClientSession, correction: Correction, now: datetime) -> bool:
+        ledger = self._new_ledger(
+            session,
+            now=now,
+            operation_id=correction_operation(correction.discrepancy_id, correction.occurrence),
+            actor=correction.actor,
+            discrepancy_id=correction.discrepancy_id,
+        )
+        ledger.begin()
+        held = ledger.load([correction.token_id])[0]
+        token = held.token
+        if token.status is not correction.expected_status or token.rev != correction.expected_rev:
+            return False
+        if token.reservation is not None:
+            chosen = {"_id": str(token.reservation.melt_id), "state": {"$nin": _ENDED_MELT}}
+            if self._c.melts.find_one(chosen, {"_id": 1}, session=session) is not None:
+                return False
+        take = frozenset(correction.ys)
+        rest = ledger.move(held, correction.new_status, reason=str(correction.reason), take=take or None)
+        if rest is not None:
+            ledger.store_loose(
+                [rest],
+                name=f"{token.transaction_id}_keep",
+                parent=token.transaction_id,
+                status=token.status,
+                reason="correction_split",
+            )
+        ledger.finish()
+        record = {
+            "_id": correction.discrepancy_id,
+            "occurrence": correction.occurrence,
+            "state": {"$in": [*_OPEN, str(DiscrepancyState.ACKNOWLEDGED)]},
+        }
+        closing = close_update(DiscrepancyState.CORRECTED, now)
+        if self._c.discrepancies.update_one(record, closing, session=session).modified_count != 1:
+            # Raised, not answered: the transaction must not be committed.
+            msg = f"discrepancy {correction.discrepancy_id} is no longer open at occurrence {correction.occurrence}"
+            raise LostRace(msg)
+        return True
+
+    @store_method
+    def discrepancies(
+        self,
+        *,
+        states: Sequence[DiscrepancyState],
+        types: Sequence[DriftType],
+        severities: Sequence[Severity],
+        npub: str | None,
+        limit: int,
+    ) -> tuple[Discrepancy, ...]:
+        """Newest first; an empty filter means all."""
+        chosen: Document = {}
+        for name, words in (("state", states), ("type", types), ("severity", severities)):
+            if words:
+                chosen[name] = {"$in": [str(word) for word in words]}
+        if npub is not None:
+            chosen["npub"] = npub
+        found = self._c.discrepancies.find(chosen).sort("last_seen", -1).limit(bounded(limit))
+        return tuple(read_discrepancy(raw) for raw in found)
+
+    @store_method
+    def open_discrepancies_of(
+        self, token_ids: Sequence[TokenId], severities: Sequence[Severity]
+    ) -> tuple[Discrepancy, ...]:
+        """The open records about these documents."""
+        found: list[Discrepancy] = []
+        for batch in in_batches(list(dict.fromkeys(token_ids)), BATCH_MAX):
+            chosen = {
+                "token_id": {"$in": [str(token_id) for token_id in batch]},
+                "state": {"$in": _OPEN},
+                "severity": {"$in": [str(severity) for severity in severities]},
+            }
+            found += [read_discrepancy(raw) for raw in self._c.discrepancies.find(chosen)]
+        return tuple(found)
+
+    @store_method
+    def discrepancies_of_proof(self, y: Y, limit: int) -> tuple[Discrepancy, ...]:
+        """See :meth:`melt.ports.Store.discrepancies_of_proof`."""
+        found = self._c.discrepancies.find({"ys": str(y)}).sort("last_seen", -1).limit(bounded(limit))
+        return tuple(read_discrepancy(raw) for raw in found)
+
+    @store_method
+    def count_open_discrepancies(self) -> Mapping[tuple[str, str, str], int]:
+        """Keys (type, severity, mint alias or "")."""
+        key = {"type": "$type", "severity": "$severity", "mint": "$mint"}
+        pipeline: list[Document] = [
+            {"$match": {"state": {"$in": _OPEN}}},
+            {"$group": {"_id": key, "number": {"$sum": 1}}},
+        ]
+        return {
+            (group["_id"]["type"], group["_id"]["severity"], group["_id"].get("mint") or ""): int(group["number"])
+            for group in self._c.discrepancies.aggregate(pipeline)
+        }
+
+
+def _seen(present: Document | None, finding: Finding, now: datetime) -> Document:
+    """The record after this sighting."""
+    record: Document = {
+        "_id": discrepancy_id(finding),
+        "type": str(finding.type),
+        "severity": str(finding.severity),
+        "action": str(finding.action),
+        "subject": finding.subject,
+        "npub": finding.npub,
+        "mint": finding.mint,
+        "unit": finding.unit,
+        "value": finding.value,
+        "token_id": finding.token_id,
+        "ys": [str(y) for y in finding.ys[:YS_MAX]],
+        "evidence": dict(finding.evidence),
+        "last_seen": now,
+        "same_since": now,
+    }
+    if present is None:
+        history = [{"at": now, "what": str(DiscrepancyState.OPEN)}]
+        opened = {"state": str(DiscrepancyState.OPEN), "occurrence": 1, "sightings": 1}
+        return record | opened | {"first_seen": now, "closed_at": None, "history": history}
+    state = DiscrepancyState(present["state"])
+    if state in {DiscrepancyState.CORRECTED, DiscrepancyState.CLEARED}:
+        turn = {"at": now, "what": str(DiscrepancyState.RECURRED)}
+        history = [*present.get("history", ()), turn][-HISTORY_MAX:]
+        reopened = {"state": str(DiscrepancyState.RECURRED), "occurrence": int(present["occurrence"]) + 1}
+        return present | record | reopened | {"sightings": 1, "first_seen": now, "closed_at": None, "history": history}
+    again: Document = {"sightings": int(present["sightings"]) + 1}
+    if present.get("action") == record["action"] and set(present.get("ys") or ()) == set(record["ys"]):
+        again["same_since"] = present.get("same_since") or now
+    return present | record | again
+
+
+def read_discrepancy(raw: Document) -> Discrepancy:
+    """A record as the model has it."""
+    get: Any = raw.get
+    return Discrepancy(
+        id=raw["_id"],
+        type=DriftType(raw["type"]),
+        severity=Severity(raw["severity"]),
+        action=Action(raw["action"]),
+        state=DiscrepancyState(raw["state"]),
+        subject=raw["subject"],
+        npub=get("npub"),
+        mint=None if get("mint") is None else MintAlias(raw["mint"]),
+        unit=get("unit") or "",
+        value=int(get("value") or 0),
+        token_id=None if get("token_id") is None else TokenId(raw["token_id"]),
+        ys=tuple(Y(y) for y in get("ys") or ()),
+        first_seen=record_time(raw["first_seen"]),
+        last_seen=record_time(raw["last_seen"]),
+        closed_at=moment(get("closed_at")),
+        sightings=int(raw["sightings"]),
+        occurrence=int(raw["occurrence"]),
+        same_since=moment(get("same_since")),
+        evidence=dict(get("evidence") or {}),
+    )

@@ -1,0 +1,206 @@
+"""Reading the wallet's tokens: what can be spent, what there is, and the tours (DESIGN sections 3 to 5)."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from melt.model import Balance, MalformedToken, Token, TokenStatus, TransactionType, normalise_mint_url
+from melt.store.core import Core, in_batches
+from melt.store.documents import raw_ids, read_token, token_id_of, whole_number
+from melt.store.faults import store_method
+from melt.store.ledger import BATCH_MAX
+from melt.store.tour import MongoTour
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from pymongo.client_session import ClientSession
+
+    from melt.model import TokenId
+    from melt.ports import Tour
+    from melt.store.connect import Document
+
+UNIT_DEFAULT = "sat"
+_MOST_FINAL_FIRST = ("spent", "failed", "pending", "unspent")
+
+
+@dataclass(slots=True)
+class _Sum:
+    amount: int = 0
+    locked: int = 0
+    proofs: int = 0
+    documents: int = 0
+
+
+class TokenReads(Core):
+    """The token part of :class:`melt.ports.Store` that writes nothing."""
+
+    @store_method
+    def npub_known(self, npub: str) -> bool:
+        """Whether the user has a wallet or a token."""
+        chosen = {"npub": npub}
+        return any(
+            collection.find_one(chosen, {"_id": 1}) is not None for collection in (self._c.wallets, self._c.tokens)
+        )
+
+    @store_method
+    def mint_urls(self) -> tuple[str, ...]:
+        """See :meth:`melt.ports.Store.mint_urls`. Reads an index or the whole collection: not for hot paths."""
+        return tuple(sorted(url for url in self._c.tokens.distinct("mint_url") if isinstance(url, str)))
+
+    @store_method
+    def spendable(self, npub: str, mint_urls: Sequence[str], unit: str) -> tuple[Token, ...]:
+        """
+        See :meth:`melt.ports.Store.spendable`.
+
+        Legacy ``melted`` documents hold consumed proofs and are left out, and so is a document with a proof that
+        an older one holds too.
+        """
+        units = self._wallet_units(npub)
+        wanted = {normalise_mint_url(url) for url in mint_urls}
+        chosen = {"npub": npub, "status": str(TokenStatus.UNSPENT)}
+        found: list[Token] = []
+        for raw in self._c.tokens.find(chosen):
+            token = read_token(raw)
+            if isinstance(token, MalformedToken) or not token.proofs:
+                continue
+            if token.transaction_type == TransactionType.MELTED or normalise_mint_url(token.mint_url) not in wanted:
+                continue
+            if units.get(str(token.wallet_id), unit) == unit:
+                found.append(token)
+        found.sort(key=lambda token: (token.created_at.timestamp() if token.created_at else 0.0, token.id))
+        seen: set[str] = set()
+        once: list[Token] = []
+        for token in found:
+            ys = {str(proof.y) for proof in token.proofs}
+            if not ys & seen:
+                seen |= ys
+                once.append(token)
+        return tuple(once)
+
+    @store_method
+    def tokens(self, ids: Sequence[TokenId]) -> tuple[Token | MalformedToken, ...]:
+        """Those of ``ids`` that exist, in their order."""
+        found: dict[str, Token | MalformedToken] = {}
+        for batch in in_batches(list(dict.fromkeys(ids)), BATCH_MAX):
+            wanted = [raw_id for token_id in batch for raw_id in raw_ids(token_id)]
+            for raw in self._c.tokens.find({"_id": {"$in": wanted}}):
+                found[token_id_of(raw["_id"])] = read_token(raw)
+        return tuple(found[token_id] for token_id in dict.fromkeys(ids) if token_id in found)
+
+    @store_method
+    def balances(self, npub: str) -> tuple[Balance, ...]:
+        """
+        A user's money by mint, unit and status, read in one snapshot.
+
+        Each proof counts once, under the most final status that any document gives it (spent, failed, pending,
+        unspent), so that duplicates don't inflate a balance; ``melted`` documents don't count. Junk is passed over.
+        """
+        units = self._wallet_units(npub)
+        shape = {"status": 1, "mint_url": 1, "wallet_id": 1, "transaction_type": 1}
+        shape |= {"proofs.amount": 1, "proofs.secret": 1}
+
+        def read(session: ClientSession) -> list[_Slim]:
+            found = self._c.tokens.find({"npub": npub}, shape, session=session)
+            return [slim for slim in map(_slim, found) if slim is not None]
+
+        slims = sorted(self._run(read), key=lambda slim: _MOST_FINAL_FIRST.index(slim.status))
+        seen: set[bytes] = set()
+        sums: dict[tuple[str, str, str], _Sum] = {}
+        for slim in slims:
+            key = (slim.mint_url, units.get(slim.wallet_id, UNIT_DEFAULT), slim.status)
+            total = sums.setdefault(key, _Sum())
+            total.documents += 1
+            for digest, amount, locked in slim.proofs:
+                if digest in seen:
+                    continue
+                seen.add(digest)
+                total.amount += amount
+                total.locked += amount if locked else 0
+                total.proofs += 1
+        return tuple(
+            Balance(
+                npub=npub,
+                mint_url=mint_url,
+                unit=unit,
+                status=status,
+                amount=total.amount,
+                locked=total.locked,
+                proofs=total.proofs,
+                documents=total.documents,
+            )
+            for (mint_url, unit, status), total in sorted(sums.items())
+        )
+
+    @store_method
+    def count_tokens(self, statuses: Sequence[TokenStatus], mint_urls: Sequence[str]) -> int:
+        """How many documents a tour would pass."""
+        return self._c.tokens.count_documents(_tour_filter(statuses, mint_urls))
+
+    def tour(
+        self,
+        statuses: Sequence[TokenStatus],
+        mint_urls: Sequence[str],
+        after: TokenId | None,
+        *,
+        npub: str | None = None,
+    ) -> Tour:
+        """See :class:`melt.store.tour.MongoTour`. Asks nothing before its first page."""
+        chosen = _tour_filter(statuses, mint_urls)
+        if npub is not None:
+            chosen["npub"] = npub
+        return MongoTour(self._c.tokens, chosen, after, self.telemetry)
+
+    def _wallet_units(self, npub: str) -> dict[str, str]:
+        """Wallet id to unit, for the wallets of one user."""
+        units: dict[str, str] = {}
+        for wallet in self._c.wallets.find({"npub": npub}, {"wallet_config.unit": 1}):
+            config = wallet.get("wallet_config")
+            unit = config.get("unit") if isinstance(config, dict) else None
+            units[str(wallet["_id"])] = unit if isinstance(unit, str) and unit else UNIT_DEFAULT
+        return units
+
+
+def stored_forms(mint_urls: Iterable[str]) -> list[str]:
+    """The URLs with and without a trailing slash, as they may be stored."""
+    forms: dict[str, None] = {}
+    for url in mint_urls:
+        bare = url.rstrip("/")
+        forms |= dict.fromkeys((url, bare, f"{bare}/", normalise_mint_url(url)))
+    return list(forms)
+
+
+def _tour_filter(statuses: Sequence[TokenStatus], mint_urls: Sequence[str]) -> Document:
+    return {
+        "status": {"$in": [str(status) for status in statuses]},
+        "mint_url": {"$in": stored_forms(mint_urls)},
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Slim:
+    """What a balance needs of a document; secrets as digests."""
+
+    status: str
+    mint_url: str
+    wallet_id: str
+    proofs: tuple[tuple[bytes, int, bool], ...]
+
+
+def _slim(raw: Document) -> _Slim | None:
+    status, mint_url = raw.get("status"), raw.get("mint_url")
+    if status not in _MOST_FINAL_FIRST or not isinstance(mint_url, str):
+        return None
+    if raw.get("transaction_type") == TransactionType.MELTED:
+        return None
+    held: Any = raw.get("proofs")
+    proofs: list[tuple[bytes, int, bool]] = []
+    for proof in held if isinstance(held, list) else ():
+        secret = proof.get("secret") if isinstance(proof, dict) else None
+        amount = whole_number(proof.get("amount")) if isinstance(proof, dict) else None
+        if isinstance(secret, str) and amount is not None and amount > 0:
+            digest = hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()[:16]
+            proofs.append((digest, amount, secret.lstrip().startswith("[")))
+    return _Slim(str(status), normalise_mint_url(mint_url), str(raw.get("wallet_id")), tuple(proofs))
