@@ -1,0 +1,445 @@
+"""
+What callers get: pydantic models that both render the answers and describe them in the OpenAPI document.
+
+Built from the engine's values field by field, so that a new field of those never leaks by itself (I10).
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from melt.errors import SEVERITY_OF, Code, Severity
+from melt.model import (
+    Action,
+    Discrepancy,
+    DiscrepancyState,
+    DriftType,
+    EventType,
+    JournalKind,
+    MeltState,
+    TokenStatus,
+    normalise_mint_url,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from daemon.ports import ProofStory, ReconcileReport
+    from melt.model import Actor, AuditEntry, Balance, CriticalEvent, Finding, Melt
+
+EVIDENCE_ITEMS_MAX = 50
+EVIDENCE_TEXT_MAX = 500
+
+
+class Answer(BaseModel):
+    """A JSON object of an answer. Clients should ignore fields that they don't know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PaymentResult(StrEnum):
+    """What is known of the payment."""
+
+    PAID = "PAID"
+    PENDING = "PENDING"
+    FAILED = "FAILED"
+    UNKNOWN = "UNKNOWN"
+    """The evidence contradicts itself; the melt is HELD and a CRITICAL event is open."""
+
+
+class AtomicResultAnswer(Answer):
+    """What the one database transaction did that settled the melt. Amounts in the melt's unit."""
+
+    source_tokens_spent: int
+    keep_token_id: str | None
+    keep_amount: int
+    melt_change_token_id: str | None
+    melt_change_amount: int
+    operations: int = Field(description="Token documents that the melt spent or made.")
+
+
+class MeltErrorAnswer(Answer):
+    """Why a melt was released or is held."""
+
+    code: str
+    severity: Severity
+    detail: str | None
+
+
+class MeltAnswer(Answer):
+    """One melt. Amounts are integers in `unit`."""
+
+    id: str
+    kind: JournalKind
+    transaction_id: str
+    state: MeltState
+    payment_result: PaymentResult
+    npub: str
+    mint: str
+    unit: str
+    amount: int = Field(description="What the invoice asks for.")
+    fee_reserve: int
+    paid_amount: int | None = Field(description="Null until it is known; 0 when nothing was paid.")
+    fees_paid: int | None = Field(description="Lightning fee.")
+    input_fee: int = Field(description="The mint's fee for the inputs (NUT-02).")
+    swap_fee: int
+    shortfall: int = Field(description="Change that the mint owes and did not return.")
+    change_amount: int = Field(description="Change that the mint returned.")
+    quote_id: str | None
+    payment_hash: str | None
+    payment_preimage: str | None = Field(description="Only once the invoice is paid.")
+    atomic_result: AtomicResultAnswer | None = Field(description="Only once the melt is SETTLED.")
+    operation_duration_ms: int | None = Field(description="From admission to the end; null while open.")
+    created_at: datetime
+    updated_at: datetime
+    ended_at: datetime | None
+    error: MeltErrorAnswer | None
+
+    @classmethod
+    def of(cls, melt: Melt) -> Self:
+        settled = melt.state is MeltState.SETTLED
+        paid = settled and melt.kind is JournalKind.MELT
+        duration = None if melt.ended_at is None else round((melt.ended_at - melt.created_at).total_seconds() * 1000)
+        return cls(
+            id=melt.id,
+            kind=melt.kind,
+            transaction_id=melt.transaction_id,
+            state=melt.state,
+            payment_result=payment_result(melt),
+            npub=melt.npub,
+            mint=melt.mint,
+            unit=melt.unit,
+            amount=melt.amount,
+            fee_reserve=melt.fee_reserve,
+            paid_amount=melt.amount if paid else 0 if not melt.is_open else None,
+            fees_paid=melt.fees_paid if settled else 0 if melt.state is MeltState.RELEASED else None,
+            input_fee=melt.input_fee,
+            swap_fee=melt.swap_fee,
+            shortfall=melt.shortfall,
+            change_amount=melt.change_amount,
+            quote_id=melt.quote_id,
+            payment_hash=melt.payment_hash,
+            payment_preimage=melt.preimage if paid else None,
+            atomic_result=_atomic_result(melt) if settled else None,
+            operation_duration_ms=duration,
+            created_at=melt.created_at,
+            updated_at=melt.updated_at,
+            ended_at=melt.ended_at,
+            error=_melt_error(melt),
+        )
+
+
+class MeltsAnswer(Answer):
+    """Melts, newest first."""
+
+    melts: list[MeltAnswer]
+
+
+def payment_result(melt: Melt) -> PaymentResult:
+    """The payment's fate as far as the journal knows it (I8: unknown is not failed)."""
+    if melt.state is MeltState.SETTLED:
+        return PaymentResult.PAID
+    if melt.state is MeltState.RELEASED:
+        return PaymentResult.FAILED
+    return PaymentResult.UNKNOWN if melt.state is MeltState.HELD else PaymentResult.PENDING
+
+
+def _atomic_result(melt: Melt) -> AtomicResultAnswer:
+    made = len(melt.keep_token_ids) + (melt.change_token_id is not None)
+    return AtomicResultAnswer(
+        source_tokens_spent=len(melt.source_token_ids),
+        keep_token_id=melt.keep_token_ids[0] if melt.keep_token_ids else None,
+        keep_amount=melt.keep_amount,
+        melt_change_token_id=melt.change_token_id,
+        melt_change_amount=melt.change_amount,
+        operations=len(melt.source_token_ids) + made,
+    )
+
+
+def _melt_error(melt: Melt) -> MeltErrorAnswer | None:
+    if melt.error_code is None:
+        return None
+    known = melt.error_code in Code.__members__
+    severity = SEVERITY_OF.get(Code(melt.error_code), Severity.LOW) if known else Severity.MEDIUM
+    return MeltErrorAnswer(code=melt.error_code, severity=severity, detail=melt.error_detail)
+
+
+class StatusBalance(Answer):
+    """Documents of one status. `locked` is the part of `amount` under NUT-10 conditions."""
+
+    amount: int
+    locked: int
+    proofs: int
+    documents: int
+
+
+class WalletAnswer(Answer):
+    """One user's money at one mint in one unit; units are never summed."""
+
+    mint: str | None = Field(description="Alias; null where the mint is not configured.")
+    mint_url: str
+    unit: str
+    spendable: int = Field(description="Unspent and not locked.")
+    balances: dict[str, StatusBalance] = Field(description="By status of the documents.")
+
+
+class WalletsAnswer(Answer):
+    """One user's money, per mint and unit."""
+
+    npub: str
+    wallets: list[WalletAnswer]
+
+    @classmethod
+    def of(cls, npub: str, balances: Sequence[Balance], alias_of: Mapping[str, str]) -> Self:
+        """``alias_of`` maps normalised URLs to aliases; balances of one mint under two spellings are added up."""
+        grouped: dict[tuple[str, str], dict[str, StatusBalance]] = {}
+        for item in balances:
+            statuses = grouped.setdefault((normalise_mint_url(item.mint_url), item.unit), {})
+            before = statuses.get(item.status) or StatusBalance(amount=0, locked=0, proofs=0, documents=0)
+            statuses[item.status] = StatusBalance(
+                amount=before.amount + item.amount,
+                locked=before.locked + item.locked,
+                proofs=before.proofs + item.proofs,
+                documents=before.documents + item.documents,
+            )
+        wallets = []
+        for (url, unit), statuses in sorted(grouped.items()):
+            unspent = statuses.get(TokenStatus.UNSPENT)
+            spendable = unspent.amount - unspent.locked if unspent else 0
+            wallets.append(
+                WalletAnswer(mint=alias_of.get(url), mint_url=url, unit=unit, spendable=spendable, balances=statuses)
+            )
+        return cls(npub=npub, wallets=wallets)
+
+
+class FindingAnswer(Answer):
+    """A discrepancy. In a dry run it has no id and no dates, since nothing is written."""
+
+    id: str | None = None
+    type: DriftType
+    severity: Severity
+    action: Action
+    state: DiscrepancyState | None = None
+    subject: str
+    npub: str | None
+    mint: str | None
+    unit: str
+    value: int
+    token_id: str | None
+    ys: list[str]
+    first_seen: datetime | None = None
+    last_seen: datetime | None = None
+    closed_at: datetime | None = None
+    sightings: int | None = None
+    occurrence: int | None = None
+    evidence: dict[str, str | int | bool | None]
+
+    @classmethod
+    def of(cls, item: Discrepancy | Finding) -> Self:
+        recorded = item if isinstance(item, Discrepancy) else None
+        return cls(
+            id=recorded.id if recorded else None,
+            type=item.type,
+            severity=item.severity,
+            action=item.action,
+            state=recorded.state if recorded else None,
+            subject=item.subject,
+            npub=item.npub,
+            mint=item.mint,
+            unit=item.unit,
+            value=item.value,
+            token_id=item.token_id,
+            ys=list(item.ys),
+            first_seen=recorded.first_seen if recorded else None,
+            last_seen=recorded.last_seen if recorded else None,
+            closed_at=recorded.closed_at if recorded else None,
+            sightings=recorded.sightings if recorded else None,
+            occurrence=recorded.occurrence if recorded else None,
+            evidence=_evidence(item.evidence),
+        )
+
+
+class DiscrepanciesAnswer(Answer):
+    """Discrepancies, newest first."""
+
+    discrepancies: list[FindingAnswer]
+
+
+class ReconcileAnswer(Answer):
+    """What a reconciliation did or, in a dry run, would do."""
+
+    dry_run: bool
+    documents: int
+    proofs: int
+    found: list[FindingAnswer]
+    planned: int = Field(description="Corrections that the rules ask for.")
+    corrected: int = Field(description="Corrections that were applied.")
+    errors: list[str]
+    seconds: float
+
+    @classmethod
+    def of(cls, report: ReconcileReport) -> Self:
+        return cls(
+            dry_run=report.dry_run,
+            documents=report.documents,
+            proofs=report.proofs,
+            found=[FindingAnswer.of(item) for item in report.found],
+            planned=report.planned,
+            corrected=report.corrected,
+            errors=list(report.errors),
+            seconds=round(report.seconds, 3),
+        )
+
+
+class EventAnswer(Answer):
+    """A CRITICAL event, open until it is resolved."""
+
+    id: str
+    type: EventType
+    subject: str
+    mint: str | None
+    detail: str
+    opened_at: datetime
+    last_seen: datetime
+    resolved_at: datetime | None
+    sightings: int
+    requires_manual_intervention: bool
+    evidence: dict[str, str | int | bool | None]
+    resolution: str | None = Field(description="Why it was closed.")
+    recovery_s: float | None = Field(description="From its opening to its end.")
+
+    @classmethod
+    def of(cls, event: CriticalEvent) -> Self:
+        return cls(
+            id=event.id,
+            type=event.type,
+            subject=event.subject,
+            mint=event.mint,
+            detail=event.detail,
+            opened_at=event.opened_at,
+            last_seen=event.last_seen,
+            resolved_at=event.resolved_at,
+            sightings=event.sightings,
+            requires_manual_intervention=event.requires_manual_intervention,
+            evidence=_evidence(event.evidence),
+            resolution=event.resolution,
+            recovery_s=event.recovery_s,
+        )
+
+
+class EventsAnswer(Answer):
+    """CRITICAL events, newest first."""
+
+    events: list[EventAnswer]
+
+
+class ActorAnswer(Answer):
+    """Who caused a change: a part of meltd, and the peer of the socket where there was one."""
+
+    name: str
+    uid: int | None
+    gid: int | None
+    pid: int | None
+
+    @classmethod
+    def of(cls, actor: Actor) -> Self:
+        return cls(name=actor.name, uid=actor.uid, gid=actor.gid, pid=actor.pid)
+
+
+class AuditAnswer(Answer):
+    """One change of a token's status."""
+
+    id: str
+    at: datetime
+    token_id: str
+    from_status: TokenStatus | None
+    to_status: TokenStatus
+    amount: int
+    ys: list[str]
+    reason: str
+    actor: ActorAnswer
+    melt_id: str | None
+    discrepancy_id: str | None
+    note: str | None = Field(description="A person's reason, where a person decided.")
+
+    @classmethod
+    def of(cls, entry: AuditEntry) -> Self:
+        return cls(
+            id=entry.id,
+            at=entry.at,
+            token_id=entry.token_id,
+            from_status=entry.from_status,
+            to_status=entry.to_status,
+            amount=entry.amount,
+            ys=list(entry.ys),
+            reason=entry.reason,
+            actor=ActorAnswer.of(entry.actor),
+            melt_id=entry.melt_id,
+            discrepancy_id=entry.discrepancy_id,
+            note=entry.note,
+        )
+
+
+class TokenAnswer(Answer):
+    """A token document that holds the proof."""
+
+    token_id: str
+    npub: str
+    mint_url: str
+    status: TokenStatus
+    transaction_type: str
+    transaction_id: str
+    amount: int
+    created_at: datetime | None
+    updated_at: datetime | None
+
+
+class ProofAnswer(Answer):
+    """The story of one proof in our records."""
+
+    y: str
+    tokens: list[TokenAnswer]
+    melts: list[MeltAnswer]
+    audit: list[AuditAnswer]
+    discrepancies: list[FindingAnswer]
+
+    @classmethod
+    def of(cls, story: ProofStory) -> Self:
+        tokens = [
+            TokenAnswer(
+                token_id=item.token_id,
+                npub=item.npub,
+                mint_url=item.mint_url,
+                status=item.status,
+                transaction_type=item.transaction_type,
+                transaction_id=item.transaction_id,
+                amount=item.amount,
+                created_at=item.created_at,
+                updated_at=item.updated_at,
+            )
+            for item in story.tokens
+        ]
+        return cls(
+            y=story.y,
+            tokens=tokens,
+            melts=[MeltAnswer.of(melt) for melt in story.melts],
+            audit=[AuditAnswer.of(entry) for entry in story.audit],
+            discrepancies=[FindingAnswer.of(item) for item in story.discrepancies],
+        )
+
+
+def _evidence(evidence: Mapping[str, object]) -> dict[str, str | int | bool | None]:
+    """Flat and bounded: what is no plain value is named by its type only."""
+    flat: dict[str, str | int | bool | None] = {}
+    for key, value in list(evidence.items())[:EVIDENCE_ITEMS_MAX]:
+        if value is None or isinstance(value, (bool, int)):
+            flat[str(key)] = value
+        elif isinstance(value, (str, datetime)):
+            flat[str(key)] = str(value)[:EVIDENCE_TEXT_MAX]
+        else:
+            flat[str(key)] = f"<{type(value).__name__}>"
+    return flat

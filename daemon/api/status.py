@@ -1,0 +1,144 @@
+"""The answer of ``GET /v1/status``."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Self
+
+from pydantic import Field
+
+from daemon.api.answers import Answer
+
+if TYPE_CHECKING:
+    from daemon.ports import LoopStatus, MintStatus, StatusReport
+    from melt.model import SweepRecord
+
+
+class SweepAnswer(Answer):
+    """Where the tour of one mint is."""
+
+    tour: int
+    started_at: datetime
+    updated_at: datetime
+    finished_at: datetime | None
+    documents: int
+    total_documents: int
+    proofs: int
+    found: dict[str, int]
+    corrected: dict[str, int]
+    error: str | None
+
+    @classmethod
+    def of(cls, record: SweepRecord) -> Self:
+        return cls(
+            tour=record.tour,
+            started_at=record.started_at,
+            updated_at=record.updated_at,
+            finished_at=record.finished_at,
+            documents=record.documents,
+            total_documents=record.total_documents,
+            proofs=record.proofs,
+            found=dict(record.found),
+            corrected=dict(record.corrected),
+            error=record.error,
+        )
+
+
+class MintAnswer(Answer):
+    """One configured mint as the daemon sees it now."""
+
+    alias: str
+    url: str
+    up: bool | None = Field(description="Null before the first request.")
+    last_ok: datetime | None
+    paused: bool
+    paused_reason: str | None
+    frozen: bool = Field(description="A sentinel failed: nothing is corrected.")
+    open_melts: int
+    error: str | None
+    sweep: SweepAnswer | None
+
+    @classmethod
+    def of(cls, mint: MintStatus) -> Self:
+        return cls(
+            alias=mint.alias,
+            url=mint.url,
+            up=mint.up,
+            last_ok=mint.last_ok,
+            paused=mint.paused,
+            paused_reason=mint.paused_reason,
+            frozen=mint.frozen,
+            open_melts=mint.open_melts,
+            error=mint.error,
+            sweep=None if mint.sweep is None else SweepAnswer.of(mint.sweep),
+        )
+
+
+class LoopAnswer(Answer):
+    """One supervised loop."""
+
+    name: str
+    running: bool
+    turned_s_ago: float
+    stalled: bool
+    restarts: int
+
+    @classmethod
+    def of(cls, loop: LoopStatus) -> Self:
+        return cls(
+            name=loop.name,
+            running=loop.running,
+            turned_s_ago=round(loop.turned_s_ago, 1),
+            stalled=loop.stalled,
+            restarts=loop.restarts,
+        )
+
+
+class StatusAnswer(Answer):
+    """The whole daemon on one page."""
+
+    version: str
+    instance_id: str
+    seed_id: str | None = Field(description="Fingerprint of the seed that outputs derive from.")
+    started_at: datetime
+    uptime_s: float
+    data_dir: str
+    embedded: bool
+    store_ok: bool
+    store_error: str | None
+    draining: bool
+    paused: bool
+    paused_reason: str | None
+    mints: list[MintAnswer]
+    open_melts: dict[str, int] = Field(description="By state.")
+    oldest_open_melt_s: float
+    open_events: int
+    open_discrepancies: dict[str, int] = Field(description="By `TYPE/SEVERITY/mint`.")
+    unconfigured_mint_documents: int
+    loops: list[LoopAnswer]
+    metrics_url: str | None
+
+    @classmethod
+    def of(cls, report: StatusReport) -> Self:
+        return cls(
+            version=report.version,
+            instance_id=report.instance_id,
+            seed_id=report.seed_id,
+            started_at=report.started_at,
+            uptime_s=round(report.uptime_s, 1),
+            data_dir=report.data_dir,
+            embedded=report.embedded,
+            store_ok=report.store_ok,
+            store_error=report.store_error,
+            draining=report.draining,
+            paused=report.paused,
+            paused_reason=report.paused_reason,
+            mints=[MintAnswer.of(mint) for mint in report.mints],
+            open_melts=dict(report.open_melts),
+            oldest_open_melt_s=round(report.oldest_open_melt_s, 1),
+            open_events=report.open_events,
+            open_discrepancies=dict(report.open_discrepancies),
+            unconfigured_mint_documents=report.unconfigured_mint_documents,
+            loops=[LoopAnswer.of(loop) for loop in report.loops],
+            metrics_url=report.metrics_url,
+        )

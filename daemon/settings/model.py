@@ -1,0 +1,458 @@
+"""
+Every setting of meltd, with its bounds and its meaning (DESIGN section 2, "daemon").
+
+The descriptions are the documentation: ``docs/configuration.md`` is generated from them. Times are seconds and
+their names end in ``_s``; amounts are in the unit of the wallet they apply to.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from daemon.settings.sources import EnvironmentSource, FilesSource, TomlSource, inputs
+from melt.errors import ConfigError
+from melt.model import normalise_mint_url
+
+ALIAS: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}\Z")
+MASK: Final = "***"
+_PRIVATE_NAMES: Final = ("localhost", ".localhost", ".onion")
+
+Seconds = Annotated[float, Field(gt=0, le=86_400 * 31)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Port = Annotated[int, Field(ge=0, le=65_535)]
+
+
+def _octal(value: object) -> object:
+    """A file mode as people write it: ``"0660"`` or ``"660"`` is octal; an int is taken as it is."""
+    if isinstance(value, str):
+        if not re.fullmatch(r"(0o)?[0-7]{3,4}", value):
+            raise ValueError('must be an octal file mode such as "0660"')
+        return int(value, 8)
+    return value
+
+
+Mode = Annotated[int, BeforeValidator(_octal), Field(ge=0, le=0o777)]
+
+
+class Section(BaseModel):
+    """A table of the configuration file: unknown keys are refused, values never change after loading."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, hide_input_in_errors=True, validate_default=True, allow_inf_nan=False
+    )
+
+
+class MongoSettings(Section):
+    """The database that holds the wallet's documents."""
+
+    uri: SecretStr | None = Field(
+        default=None,
+        description="Connection string of a replica set or a sharded cluster. Needed unless the embedded store runs.",
+    )
+    database: str = Field(
+        default="cashu",
+        min_length=1,
+        max_length=63,
+        pattern=r'^[^/\\. "$*<>:|?\x00]+$',
+        description="Name of the database that holds `cashu_tokens`.",
+    )
+    retry_writes: bool | None = Field(
+        default=None,
+        description="The driver's own retries of single writes. Left out: on, and off with the embedded store.",
+    )
+
+    @field_validator("uri")
+    @classmethod
+    def _scheme(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not value.get_secret_value().startswith(("mongodb://", "mongodb+srv://")):
+            raise ValueError("must start with mongodb:// or mongodb+srv://")
+        return value
+
+
+class SocketSettings(Section):
+    """The local API."""
+
+    path: Path | None = Field(
+        default=None,
+        description="Where the socket is. Left out: `meltd.sock` in `$RUNTIME_DIRECTORY`, else in `data_dir`.",
+    )
+    mode: Mode = Field(default=0o660, description="File mode of the socket, octal.")
+    owner: str | None = Field(default=None, description="User name or uid that owns the socket. Left out: unchanged.")
+    group: str | None = Field(default=None, description="Group name or gid of the socket. Left out: unchanged.")
+    allow_uids: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        default=(),
+        description="Peers with one of these uids may use the API. With `allow_gids` empty too, the file mode decides.",
+    )
+    allow_gids: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        default=(), description="Peers whose primary gid is one of these may use the API."
+    )
+    max_connections: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        default=256, description="Connections at a time; further ones are closed at once."
+    )
+    idle_timeout_s: Seconds = Field(
+        default=10, description="A connection that has sent no whole request by then is closed."
+    )
+    body_bytes_max: Annotated[int, Field(ge=1024, le=1_048_576)] = Field(
+        default=65_536, description="Largest request body."
+    )
+
+
+class HttpSettings(Section):
+    """Metrics and health over TCP. Serves no money and no ids; still, keep it off public interfaces."""
+
+    host: str = Field(default="127.0.0.1", description="Address of `/metrics`, `/healthz` and `/readyz`.")
+    port: Port = Field(default=9464, description="Port; 0 takes any free one and logs it.")
+
+
+class MintSettings(Section):
+    """One mint. The table's name is its alias: `[mints.main]`."""
+
+    url: str = Field(description="Base URL. Plain http only for loopback, private addresses and `.onion`.")
+    allow_insecure: bool = Field(default=False, description="Permit plain http to any host.")
+    checkstate_batch: Annotated[int, Field(ge=10, le=1000)] = Field(
+        default=250, description="Proofs in one NUT-07 request. Fixed sizes are fastest; mints refuse more than 1000."
+    )
+    max_in_flight_melts: Count | None = Field(
+        default=None, description="Melts under way at this mint at a time. Left out: `melt.in_flight_per_mint_max`."
+    )
+    connect_timeout_s: Seconds = Field(default=10, description="To connect.")
+    request_timeout_s: Seconds = Field(default=30, description="For one answer; payments have `melt.post_timeout_s`.")
+
+    @model_validator(mode="after")
+    def _safe_url(self) -> Self:
+        check_mint_url(self.url, allow_insecure=self.allow_insecure)
+        return self
+
+
+class SweepSettings(Section):
+    """The tour of all documents, and what it may change by itself."""
+
+    interval_s: Seconds = Field(default=300, description="From the start of one tour to the start of the next.")
+    hot_interval_s: Seconds = Field(default=5, description="How often open melts are looked at.")
+    page_documents: Annotated[int, Field(ge=1, le=1000)] = Field(
+        default=100, description="Documents that are read, checked and corrected together."
+    )
+    pending_grace_s: Seconds = Field(
+        default=3600,
+        description="A pending document without a melt is released no sooner than this after its last change.",
+    )
+    confirm_after_s: Seconds = Field(
+        default=60, description="Between the two sightings that an irreversible correction needs."
+    )
+    spent_sample_share: Share = Field(default=0.02, description="Share of the spent documents that each tour looks at.")
+    corrections_max_count_per_cycle: Annotated[int, Field(ge=0, le=10_000_000)] = Field(
+        default=1000, description="Over this many corrections in a tour, meltd only reports."
+    )
+    corrections_max_count_per_hour: Annotated[int, Field(ge=0, le=10_000_000)] = Field(
+        default=5000, description="Likewise in an hour."
+    )
+    corrections_max_value_per_cycle: Annotated[int, Field(ge=0, le=2**63 - 1)] = Field(
+        default=10_000_000, description="Over this value in a tour, per unit, meltd only reports."
+    )
+    corrections_max_share_per_cycle: Share = Field(
+        default=0.25,
+        description="Over this share of a mint's documents in a tour (from 100 documents on), meltd only reports.",
+    )
+
+
+class MeltSettings(Section):
+    """Paying invoices: budgets and bounds. See DESIGN section 4 for what each step does."""
+
+    wait_s_max: Seconds = Field(default=120, description="Longest `wait` that a caller may ask for.")
+    wait_s_default: Seconds = Field(default=30, description="How long a caller waits who does not say.")
+    quote_timeout_s: Seconds = Field(default=15, description="To get a quote.")
+    post_timeout_s: Seconds = Field(
+        default=120, description="For the answer to a payment; after it, the melt is followed."
+    )
+    preflight_timeout_s: Seconds = Field(
+        default=30, description="For the checks at the mint before anything is reserved: keysets, states of the proofs."
+    )
+    swap_timeout_s: Seconds = Field(default=30, description="For the answer to a swap.")
+    release_confirm_s: Seconds = Field(default=5, description="Between the two looks that a release needs.")
+    post_grace_s: Seconds = Field(
+        default=120,
+        description="After an unanswered payment request, the quote is not asked for this long (only NUT-07 is).",
+    )
+    reserve_wait_s: Seconds = Field(
+        default=20, description="How long a melt tries again when another one takes the proofs that it chose."
+    )
+    swap_when_overpay_exceeds: Annotated[int, Field(ge=0, le=2**63 - 1)] = Field(
+        default=0, description="Swap to exact amounts first when the overpay would be larger than this. 0: never."
+    )
+    max_fee_percent: Annotated[float, Field(ge=0, le=100)] = Field(
+        default=5, description="Quotes whose fee reserve is above this percentage and above the floor are refused."
+    )
+    max_fee_floor: Annotated[int, Field(ge=0, le=2**63 - 1)] = Field(
+        default=100, description="A fee reserve up to this, in the melt's unit, is always accepted."
+    )
+    in_flight_max: Count = Field(default=64, description="Melts under way at a time; further ones are refused.")
+    in_flight_per_mint_max: Count = Field(default=32, description="Likewise at one mint.")
+    breaker_failures: Count = Field(
+        default=5,
+        description="After so many unusable answers of a mint in a row, new melts there are refused until it answers.",
+    )
+    breaker_pause_s: Seconds = Field(
+        default=5, description="How long at first, until one melt may try; twice as long after each try that fails."
+    )
+    breaker_pause_s_max: Seconds = Field(default=120, description="How long at most.")
+
+    @model_validator(mode="after")
+    def _waits(self) -> Self:
+        if self.wait_s_default > self.wait_s_max:
+            raise ValueError("wait_s_default must not be above wait_s_max")
+        if self.in_flight_per_mint_max > self.in_flight_max:
+            raise ValueError("in_flight_per_mint_max must not be above in_flight_max")
+        return self
+
+
+class StoreSettings(Section):
+    """How meltd uses the database."""
+
+    workers: Annotated[int, Field(ge=1, le=64)] = Field(default=4, description="Threads that talk to the database.")
+    transaction_deadline_s: Seconds = Field(
+        default=20, description="After this a transaction is given up and reported."
+    )
+
+
+class LogSettings(Section):
+    """The log, on standard error."""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="Least level that is written."
+    )
+    format: Literal["auto", "json", "pretty"] = Field(
+        default="auto", description="`auto` is pretty on a terminal and JSON lines elsewhere."
+    )
+
+    @field_validator("level", mode="before")
+    @classmethod
+    def _upper(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value
+
+
+class WebhookSettings(Section):
+    """Where CRITICAL events are posted as JSON, beside the log and the metrics."""
+
+    url: SecretStr | None = Field(
+        default=None, description="Receives a POST per event. Left out: none. May hold a token."
+    )
+    timeout_s: Seconds = Field(default=10, description="For one delivery; it is tried again with growing pauses.")
+
+    @field_validator("url")
+    @classmethod
+    def _http(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not value.get_secret_value().startswith(("https://", "http://")):
+            raise ValueError("must start with https:// or http://")
+        return value
+
+
+class DebugSettings(Section):
+    """For meltd's own tests. Never set these where money is."""
+
+    failpoint: str | None = Field(
+        default=None, description="End the process with SIGKILL at a named boundary, `name` or `name@count`."
+    )
+    break_payments_on_purpose: bool = Field(default=False, description="Say that you mean it: needed for `failpoint`.")
+
+    @model_validator(mode="after")
+    def _meant(self) -> Self:
+        if self.failpoint is not None and not self.break_payments_on_purpose:
+            raise ValueError("failpoint kills the daemon in the middle of payments: it needs break_payments_on_purpose")
+        return self
+
+
+class Settings(BaseSettings):
+    """All settings. Made by :func:`daemon.settings.load`; frozen afterwards."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+        validate_default=True,
+        allow_inf_nan=False,
+        env_prefix="MELTD_",
+    )
+    computed_defaults: ClassVar[dict[str, str]] = {
+        "data_dir": "`$STATE_DIRECTORY`, else `/var/lib/meltd` where it can be written, else `$XDG_STATE_HOME/meltd`",
+    }
+
+    data_dir: Path = Field(
+        default_factory=lambda: default_data_dir(os.environ),
+        description="State of this instance (id, seed, embedded store, spool). Made with mode 0700.",
+    )
+    embedded: bool = Field(
+        default=False, description="Run the embedded store under `data_dir` instead of `mongo.uri`. For trying out."
+    )
+    seed: SecretStr | None = Field(
+        default=None,
+        description="Mnemonic (BIP-39) that outputs derive from (NUT-13). Left out: read from, or made in, `data_dir`. "
+        "Also taken from the systemd credential `meltd-seed`. Lose it and change that is still at a mint is lost.",
+    )
+    drain_s: Annotated[float, Field(ge=0, le=3600)] = Field(
+        default=25, description="After SIGTERM, open work may take this long. Keep systemd's TimeoutStopSec above it."
+    )
+    lease_s: Annotated[float, Field(ge=2, le=3600)] = Field(
+        default=15,
+        description="An instance that shows no sign of life for this long loses its open melts to another one on the "
+        "same database.",
+    )
+    mongo: MongoSettings = Field(default_factory=MongoSettings, description="The database.")
+    socket: SocketSettings = Field(default_factory=SocketSettings, description="The local API.")
+    http: HttpSettings = Field(default_factory=HttpSettings, description="Metrics and health.")
+    mints: dict[str, MintSettings] = Field(
+        default_factory=dict,
+        description="The mints that meltd talks to, by alias. It contacts no other.",
+        max_length=1000,
+    )
+    sweep: SweepSettings = Field(default_factory=SweepSettings, description="Reconciliation.")
+    melt: MeltSettings = Field(default_factory=MeltSettings, description="Paying invoices.")
+    store: StoreSettings = Field(default_factory=StoreSettings, description="Use of the database.")
+    log: LogSettings = Field(default_factory=LogSettings, description="The log.")
+    debug: DebugSettings = Field(default_factory=DebugSettings, description="For tests of meltd itself.")
+    webhook: WebhookSettings = Field(default_factory=WebhookSettings, description="Notification of CRITICAL events.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - ours knows *_FILE, unknown names and lists
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - a daemon reads no .env of the folder it starts in
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        given = inputs()
+        if given is None:
+            return (init_settings,)
+        return (
+            init_settings,
+            EnvironmentSource(settings_cls, given),
+            FilesSource(settings_cls, given),
+            TomlSource(settings_cls, given),
+        )
+
+    @field_validator("mints")
+    @classmethod
+    def _aliases(cls, value: dict[str, MintSettings]) -> dict[str, MintSettings]:
+        for alias in value:
+            if not ALIAS.match(alias):
+                raise ValueError(
+                    f"alias {alias!r} must be 1 to 32 of a-z, 0-9, _ and -, starting with a letter or digit"
+                )
+            if alias in {"all", "unconfigured"}:
+                raise ValueError(f"alias {alias!r} has a meaning in metrics: choose another")
+        seen: dict[str, str] = {}
+        for alias, mint in value.items():
+            key = normalise_mint_url(mint.url)
+            if key in seen:
+                raise ValueError(f"{alias!r} and {seen[key]!r} have the same url")
+            seen[key] = alias
+        return value
+
+    @field_validator("data_dir")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @property
+    def socket_path(self) -> Path:
+        """Where the socket is bound and looked for."""
+        if self.socket.path is not None:
+            return self.socket.path.expanduser().absolute()
+        runtime = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
+        return (Path(runtime) if runtime else self.data_dir) / "meltd.sock"
+
+    @property
+    def seed_path(self) -> Path:
+        """Where the seed is kept when none is given: mode 0600."""
+        return self.data_dir / "seed"
+
+    @property
+    def instance_id_path(self) -> Path:
+        """Where this instance's id is kept."""
+        return self.data_dir / "instance-id"
+
+    @property
+    def retry_writes(self) -> bool:
+        """``mongo.retry_writes`` with its default resolved (STORE.md: off with the embedded store)."""
+        return not self.embedded if self.mongo.retry_writes is None else self.mongo.retry_writes
+
+    def require_runnable(self) -> None:
+        """Raise :class:`melt.errors.ConfigError` unless a daemon can start with this: a store and its choice."""
+        if self.embedded and self.mongo.uri is not None:
+            raise ConfigError("both `embedded` and `mongo.uri` (MELTD_MONGO_URI) are set: choose one")
+        if not self.embedded and self.mongo.uri is None:
+            raise ConfigError(
+                "no database: set MELTD_MONGO_URI (or --mongo-uri) to a replica set, or try out with --embedded"
+            )
+
+    def masked_dump(self) -> dict[str, Any]:
+        """Everything as plain values for the log and ``meltd config show``: no secret, no password (I10)."""
+        plain: dict[str, Any] = self.model_dump(mode="json")
+        plain["seed"] = None if self.seed is None else MASK
+        uri = self.mongo.uri
+        plain["mongo"]["uri"] = None if uri is None else mask_uri(uri.get_secret_value())
+        webhook = self.webhook.url
+        plain["webhook"]["url"] = None if webhook is None else f"{urlsplit(webhook.get_secret_value()).scheme}://{MASK}"
+        plain["socket"]["mode"] = f"{self.socket.mode:04o}"
+        plain["socket"]["path"] = str(self.socket_path)
+        return plain
+
+
+def mask_uri(uri: str) -> str:
+    """A connection string without its password and without its options, which may hold one."""
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        return MASK
+    _, at, hosts = parts.netloc.rpartition("@")
+    return urlunsplit((parts.scheme, f"{MASK}@{hosts}" if at else hosts, parts.path, MASK if parts.query else "", ""))
+
+
+def check_mint_url(url: str, *, allow_insecure: bool) -> None:
+    """Raise ValueError unless meltd may talk to this mint: http or https, no credentials, plain http only nearby."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError("url is not a URL") from None
+    if parts.scheme not in {"http", "https"} or not host:
+        raise ValueError("url must be http(s)://host[:port][/path]")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("url must not carry a user name or password")
+    if parts.query or parts.fragment:
+        raise ValueError("url must not have a query or fragment")
+    if any(ord(char) <= 0x20 or ord(char) == 0x7F for char in url):
+        raise ValueError("url must not hold blanks or control characters")
+    if parts.scheme == "http" and not allow_insecure and not _is_nearby(host):
+        raise ValueError(
+            "plain http is only for loopback, private addresses and .onion: use https, or set allow_insecure = true"
+        )
+
+
+def _is_nearby(host: str) -> bool:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        name = host.rstrip(".").lower()
+        return name == _PRIVATE_NAMES[0] or name.endswith(_PRIVATE_NAMES[1:])
+    return address.is_private or address.is_loopback
+
+
+def default_data_dir(environ: os._Environ[str] | dict[str, str]) -> Path:
+    """``$STATE_DIRECTORY`` (systemd), else /var/lib/meltd where it is ours to write, else the user's state folder."""
+    if state := environ.get("STATE_DIRECTORY", "").split(":")[0]:
+        return Path(state)
+    system = Path("/var/lib/meltd")
+    if os.access(system, os.W_OK) or (os.geteuid() == 0 and not system.exists()):
+        return system
+    base = environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(base) / "meltd"
