@@ -1,0 +1,473 @@
+"""
+What the overview shows, as data: rows of panels and their queries. :mod:`grafana.build` turns it into JSON.
+
+Three habits hold all over. Each selector is bound to the dashboard's job and instance. Counters are seen through
+``rate`` or ``increase`` alone. Gauges that mirror the database are the same in each daemon that shares it, so they
+are folded with ``max`` over instances before anything is summed, and amounts are never summed over units.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+SCOPE: Final = 'job=~"$job", instance=~"$instance"'
+RATE: Final = "[$__rate_interval]"
+QUANTILES: Final = (("p50", "0.50"), ("p95", "0.95"), ("p99", "0.99"))
+
+Kind = Literal["stat", "lines", "bars", "table"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """One expression and how its series are named."""
+
+    expr: str
+    legend: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Panel:
+    """
+    One panel. ``steps`` are thresholds (value, colour) above green; ``words`` replaces values by words.
+
+    ``unit`` is Grafana's unit id; amounts use ``short`` because their unit is in the legend.
+    """
+
+    title: str
+    description: str
+    unit: str
+    queries: tuple[Query, ...]
+    kind: Kind = "lines"
+    width: int = 8
+    height: int = 8
+    steps: tuple[tuple[float, str], ...] = ()
+    words: tuple[tuple[str, str, str], ...] = ()
+    bottom: float | None = 0
+    top: float | None = None
+
+
+def one(expr: str, legend: str) -> tuple[Query, ...]:
+    """A panel with one query."""
+    return (Query(expr=expr, legend=legend),)
+
+
+def quantiles(metric: str, extra: str = "") -> tuple[Query, ...]:
+    """Median, 95th and 99th percentile of a histogram."""
+    return tuple(
+        Query(
+            expr=f"histogram_quantile({value}, sum by (le) (rate({metric}_bucket{{{SCOPE}{extra}}}{RATE})))",
+            legend=name,
+        )
+        for name, value in QUANTILES
+    )
+
+
+def p95(metric: str, label: str) -> tuple[Query, ...]:
+    """The 95th percentile of a histogram by one label."""
+    return one(
+        f"histogram_quantile(0.95, sum by (le, {label}) (rate({metric}_bucket{{{SCOPE}}}{RATE})))", f"{{{{{label}}}}}"
+    )
+
+
+def rate(metric: str, by: str, legend: str, extra: str = "") -> tuple[Query, ...]:
+    """A counter per second by labels."""
+    return one(f"sum by ({by}) (rate({metric}{{{SCOPE}{extra}}}{RATE}))", legend)
+
+
+def increase(metric: str, by: str, legend: str, extra: str = "") -> tuple[Query, ...]:
+    """A counter's growth per step by labels."""
+    return one(f"sum by ({by}) (increase({metric}{{{SCOPE}{extra}}}{RATE}))", legend)
+
+
+YES_NO: Final = (("0", "no", "red"), ("1", "yes", "green"))
+RED_ABOVE_ZERO: Final = ((1.0, "red"),)
+AMOUNTS: Final = "Each unit is a series of its own; a sum over units has no meaning."
+
+ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
+    (
+        "What needs a person",
+        (
+            Panel(
+                title="CRITICAL events open",
+                description="Open until resolved in the database; a restart does not clear it. Runbook: CriticalEventOpen.",
+                unit="short",
+                kind="stat",
+                width=4,
+                height=5,
+                steps=RED_ABOVE_ZERO,
+                queries=one(f"sum(max by (type) (meltd_open_critical_events{{{SCOPE}}}))", "open"),
+            ),
+            Panel(
+                title="HIGH discrepancies open",
+                description="Found and not yet corrected; they block melts of the proofs that they touch.",
+                unit="short",
+                kind="stat",
+                width=4,
+                height=5,
+                steps=RED_ABOVE_ZERO,
+                queries=one(
+                    f'sum(max by (type, mint) (meltd_open_discrepancies{{{SCOPE}, severity=~"HIGH|CRITICAL"}}))',
+                    "open",
+                ),
+            ),
+            Panel(
+                title="Oldest sweep",
+                description="Time since the last tour that ended well, of the mint that waits longest.",
+                unit="s",
+                kind="stat",
+                width=4,
+                height=5,
+                queries=one(
+                    f"max(time() - max by (mint) (meltd_sweep_last_success_timestamp_seconds{{{SCOPE}}}))", "age"
+                ),
+            ),
+            Panel(
+                title="Oldest open melt",
+                description="Age of the oldest journal entry that still holds inputs. Runbook: MeltStuck.",
+                unit="s",
+                kind="stat",
+                width=4,
+                height=5,
+                steps=((300, "orange"), (900, "red")),
+                queries=one(f"max(meltd_open_melt_oldest_age_seconds{{{SCOPE}}})", "age"),
+            ),
+            Panel(
+                title="All mints up",
+                description="Whether each configured mint answered when last asked. Runbook: MintDown.",
+                unit="short",
+                kind="stat",
+                width=3,
+                height=5,
+                words=YES_NO,
+                queries=one(f"min(max by (mint) (meltd_mint_up{{{SCOPE}}}))", "up"),
+            ),
+            Panel(
+                title="Store up",
+                description="Whether the database answered every daemon when last asked. Runbook: StoreDown.",
+                unit="short",
+                kind="stat",
+                width=3,
+                height=5,
+                words=YES_NO,
+                queries=one(f"min(meltd_store_up{{{SCOPE}}})", "up"),
+            ),
+            Panel(
+                title="Paused",
+                description="Whether melts and corrections are paused, as a whole or for any mint.",
+                unit="short",
+                kind="stat",
+                width=2,
+                height=5,
+                words=(("0", "no", "green"), ("1", "yes", "orange")),
+                queries=one(f"max(meltd_paused{{{SCOPE}}})", "paused"),
+            ),
+            Panel(
+                title="CRITICAL events open by type",
+                description="What each type means and what to do: runbook CriticalEventOpen.",
+                unit="short",
+                kind="bars",
+                width=12,
+                steps=RED_ABOVE_ZERO,
+                queries=one(f"max by (type) (meltd_open_critical_events{{{SCOPE}}})", "{{type}}"),
+            ),
+            Panel(
+                title="CRITICAL events opened",
+                description="Growth of the counter: also events that were opened and resolved between two scrapes.",
+                unit="short",
+                width=12,
+                queries=increase("meltd_critical_events_total", "type", "{{type}}"),
+            ),
+        ),
+    ),
+    (
+        "Drift",
+        (
+            Panel(
+                title="Drift found and corrected",
+                description="All types together. Found counts each sighting, so it may exceed corrected.",
+                unit="short",
+                queries=(
+                    Query(expr=f"sum(increase(meltd_discrepancies_found_total{{{SCOPE}}}{RATE}))", legend="found"),
+                    Query(
+                        expr=f"sum(increase(meltd_discrepancies_corrected_total{{{SCOPE}}}{RATE}))",
+                        legend="corrected",
+                    ),
+                ),
+            ),
+            Panel(
+                title="Drift found by type",
+                description="Sightings per step. Each type has a runbook page (drift-TYPE).",
+                unit="short",
+                queries=increase("meltd_discrepancies_found_total", "type", "{{type}}"),
+            ),
+            Panel(
+                title="Drift corrected by type",
+                description="Corrections by rule per step; some types are only recorded.",
+                unit="short",
+                queries=increase("meltd_discrepancies_corrected_total", "type", "{{type}}"),
+            ),
+            Panel(
+                title="Open discrepancies by severity",
+                description="Records open now, read from the database.",
+                unit="short",
+                width=12,
+                queries=one(
+                    f"sum by (severity) (max by (type, severity, mint) (meltd_open_discrepancies{{{SCOPE}}}))",
+                    "{{severity}}",
+                ),
+            ),
+            Panel(
+                title="Open discrepancies by type and mint",
+                description="Only what is open now. `meltd discrepancies` lists the records with their evidence.",
+                unit="short",
+                kind="table",
+                width=12,
+                queries=one(
+                    f"max by (type, severity, mint) (meltd_open_discrepancies{{{SCOPE}}}) > 0",
+                    "{{type}} {{mint}}",
+                ),
+            ),
+        ),
+    ),
+    (
+        "Sweep",
+        (
+            Panel(
+                title="Time since the last good tour",
+                description="By mint. SweepStale fires after two missed rounds.",
+                unit="s",
+                queries=one(
+                    f"time() - max by (mint) (meltd_sweep_last_success_timestamp_seconds{{{SCOPE}}})", "{{mint}}"
+                ),
+            ),
+            Panel(
+                title="Tour progress",
+                description="Share of the present tour that is done; 1 between tours.",
+                unit="percentunit",
+                top=1,
+                queries=one(f"max by (mint) (meltd_sweep_progress_ratio{{{SCOPE}}})", "{{mint}}"),
+            ),
+            Panel(
+                title="Time to the end of the tour",
+                description="Estimated from the pace so far; no line where nothing is known or no tour runs.",
+                unit="s",
+                queries=one(f"min by (mint) (meltd_sweep_eta_seconds{{{SCOPE}}})", "{{mint}}"),
+            ),
+            Panel(
+                title="Proofs verified per second",
+                description="Proofs whose state was asked of the mint.",
+                unit="ops",
+                queries=rate("meltd_sweep_proofs_total", "mint", "{{mint}}"),
+            ),
+            Panel(
+                title="Batch duration",
+                description="One page of documents: read, mint states, verdicts, corrections.",
+                unit="s",
+                queries=quantiles("meltd_sweep_batch_duration_seconds"),
+            ),
+            Panel(
+                title="Tours ended",
+                description="By outcome; an error leaves the position, and the next tour goes on from there.",
+                unit="short",
+                queries=increase("meltd_sweeps_total", "mint, outcome", "{{mint}} {{outcome}}"),
+            ),
+        ),
+    ),
+    (
+        "Melts",
+        (
+            Panel(
+                title="Melts by outcome",
+                description="What the caller was told: pending means that the wait ended first and the melt goes on.",
+                unit="ops",
+                queries=rate("meltd_melts_ended_total", "outcome", "{{outcome}}"),
+            ),
+            Panel(
+                title="Melt duration",
+                description="From the request to its answer, settled melts.",
+                unit="s",
+                queries=quantiles("meltd_melt_duration_seconds", ', outcome="settled"'),
+            ),
+            Panel(
+                title="Phases, 95th percentile",
+                description="Where the time of a melt goes.",
+                unit="s",
+                queries=p95("meltd_melt_phase_duration_seconds", "phase"),
+            ),
+            Panel(
+                title="Refusals by code",
+                description="Requests refused before anything was written or sent.",
+                unit="ops",
+                queries=rate("meltd_melt_refusals_total", "code", "{{code}}"),
+            ),
+            Panel(
+                title="Open melts by state",
+                description="Journal entries that hold inputs. HELD waits for a person.",
+                unit="short",
+                queries=one(f"max by (state) (meltd_open_melts{{{SCOPE}}})", "{{state}}"),
+            ),
+            Panel(
+                title="Recoveries",
+                description="Journal moves that the watcher or a start made, not the forward path.",
+                unit="short",
+                queries=increase(
+                    "meltd_melt_recoveries_total", "from_state, to_state", "{{from_state}} to {{to_state}}"
+                ),
+            ),
+        ),
+    ),
+    (
+        "Money",
+        (
+            Panel(
+                title="Liabilities by status",
+                description=f"What the database owes to users, by mint, unit and status. {AMOUNTS}",
+                unit="short",
+                queries=one(
+                    f"max by (mint, unit, status) (meltd_liabilities_amount{{{SCOPE}}})",
+                    "{{mint}} {{status}} ({{unit}})",
+                ),
+            ),
+            Panel(
+                title="Paid",
+                description=f"Paid to invoices per step. {AMOUNTS}",
+                unit="short",
+                queries=increase("meltd_melt_paid_amount_total", "mint, unit", "{{mint}} ({{unit}})"),
+            ),
+            Panel(
+                title="Lightning fees and shortfall",
+                description=f"Fees paid, and change that a mint owed and did not return. {AMOUNTS}",
+                unit="short",
+                queries=(
+                    *increase("meltd_melt_fees_amount_total", "mint, unit", "fees {{mint}} ({{unit}})"),
+                    *increase("meltd_melt_shortfall_amount_total", "mint, unit", "shortfall {{mint}} ({{unit}})"),
+                ),
+            ),
+        ),
+    ),
+    (
+        "Mints",
+        (
+            Panel(
+                title="Mint up",
+                description="Up: 1 while the mint answers any daemon. Circuit open: 1 while a daemon refuses new melts there.",
+                unit="short",
+                top=1,
+                width=6,
+                queries=(
+                    Query(expr=f"max by (mint) (meltd_mint_up{{{SCOPE}}})", legend="{{mint}} up"),
+                    Query(expr=f"max by (mint) (meltd_mint_circuit_open{{{SCOPE}}})", legend="{{mint}} circuit open"),
+                ),
+            ),
+            Panel(
+                title="Requests by outcome",
+                description="ok; rejected: a definite no; error: no usable answer.",
+                unit="reqps",
+                width=6,
+                queries=rate("meltd_mint_requests_total", "mint, outcome", "{{mint}} {{outcome}}"),
+            ),
+            Panel(
+                title="Request latency by endpoint, 95th percentile",
+                description="All mints that the filters leave.",
+                unit="s",
+                width=6,
+                queries=p95("meltd_mint_request_duration_seconds", "endpoint"),
+            ),
+            Panel(
+                title="Request errors",
+                description="Share of requests without a usable answer, by mint.",
+                unit="percentunit",
+                top=1,
+                width=6,
+                queries=one(
+                    f'sum by (mint) (rate(meltd_mint_requests_total{{{SCOPE}, outcome="error"}}{RATE})) / '
+                    f"(sum by (mint) (rate(meltd_mint_requests_total{{{SCOPE}}}{RATE})) > 0)",
+                    "{{mint}}",
+                ),
+            ),
+        ),
+    ),
+    (
+        "Store",
+        (
+            Panel(
+                title="Calls by outcome",
+                description="refused: a lost race or a duplicate, which are answers; error: the store failed.",
+                unit="ops",
+                queries=rate("meltd_store_calls_total", "outcome", "{{outcome}}"),
+            ),
+            Panel(
+                title="Call duration",
+                description="All methods together.",
+                unit="s",
+                queries=quantiles("meltd_store_call_duration_seconds"),
+            ),
+            Panel(
+                title="Call duration by method, 95th percentile",
+                description="Methods are those of the store's port.",
+                unit="s",
+                queries=p95("meltd_store_call_duration_seconds", "method"),
+            ),
+        ),
+    ),
+    (
+        "Process",
+        (
+            Panel(
+                title="Memory",
+                description="Resident set of each daemon.",
+                unit="bytes",
+                width=6,
+                queries=one(f"process_resident_memory_bytes{{{SCOPE}}}", "{{instance}}"),
+            ),
+            Panel(
+                title="CPU",
+                description="Cores used by each daemon.",
+                unit="short",
+                width=6,
+                queries=rate("process_cpu_seconds_total", "instance", "{{instance}}"),
+            ),
+            Panel(
+                title="Open files",
+                description="File descriptors of each daemon.",
+                unit="short",
+                width=6,
+                queries=one(f"process_open_fds{{{SCOPE}}}", "{{instance}}"),
+            ),
+            Panel(
+                title="Up for",
+                description="Time since each daemon started.",
+                unit="s",
+                width=6,
+                queries=one(f"time() - process_start_time_seconds{{{SCOPE}}}", "{{instance}}"),
+            ),
+            Panel(
+                title="Loops restarted, runs missed or skipped",
+                description="A supervised loop crashed; a scheduled run did not happen or found the last one running.",
+                unit="short",
+                width=12,
+                queries=(
+                    *increase("meltd_loop_restarts_total", "loop", "restarted {{loop}}"),
+                    *increase("meltd_schedule_runs_missed_total", "job_name", "missed {{job_name}}"),
+                    *increase("meltd_schedule_runs_overlapped_total", "job_name", "skipped {{job_name}}"),
+                ),
+            ),
+            Panel(
+                title="Webhook deliveries",
+                description="By outcome; a failed delivery loses no event, they stay open in the database.",
+                unit="short",
+                width=6,
+                queries=increase("meltd_webhook_deliveries_total", "outcome", "{{outcome}}"),
+            ),
+            Panel(
+                title="Versions",
+                description="What runs where.",
+                unit="short",
+                kind="table",
+                width=6,
+                queries=one(f"max by (instance, version, python) (meltd_build_info{{{SCOPE}}})", "{{version}}"),
+            ),
+        ),
+    ),
+)
