@@ -1,0 +1,64 @@
+"""A killed process leaves its transactions open at the server: its next life ends them (melt.store.sessions)."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+from melt.model import EventType
+from melt.store.sessions import SessionBook
+from tests.support.daemon import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from daemon.embedded import EmbeddedStore
+    from melt.store import MongoStore
+
+KILLED = """
+import sys
+from pathlib import Path
+from melt import failpoints
+from melt.model import EventType
+from melt.store import MongoStore
+from tests.support.store import SystemClock
+store = MongoStore(sys.argv[1], sys.argv[2], clock=SystemClock(), retry_writes=False, sessions_file=Path(sys.argv[3]))
+failpoints.arm("store.raise_event.before_commit")
+store.raise_event(EventType.DRILL, "mint:m", mint=None, detail="x", requires_manual_intervention=False, evidence={})
+"""
+
+
+def test_a_transaction_that_was_open_at_a_kill_blocks_nobody_after_the_restart(
+    make_store: Callable[..., MongoStore], store_process: EmbeddedStore, database_name: str, tmp_path: Path
+) -> None:
+    make_store().raise_event(
+        EventType.DRILL, "mint:m", mint=None, detail="x", requires_manual_intervention=False, evidence={}
+    )
+    book = tmp_path / "sessions"
+    arguments = [sys.executable, "-c", KILLED, store_process.uri, database_name, str(book)]
+    killed = subprocess.run(arguments, cwd=ROOT, timeout=60, check=False)
+    assert killed.returncode == -9
+    assert oct(book.stat().st_mode & 0o777) == "0o600"
+
+    again = make_store(sessions_file=book, transaction_deadline_s=5.0)
+
+    event, opened = again.raise_event(
+        EventType.DRILL, "mint:m", mint=None, detail="x", requires_manual_intervention=False, evidence={}
+    )
+    assert not opened
+    assert event.sightings == 2, "the killed process's sighting was not committed"
+
+
+def test_junk_in_the_book_is_passed_over(tmp_path: Path) -> None:
+    book = tmp_path / "sessions"
+    book.write_bytes(b"\xff\xfe\nnothing\n" + b"ab" * 15 + b"\n")
+    asked: list[Any] = []
+
+    class Client:
+        class admin:  # noqa: N801 - the driver's name
+            command = asked.append
+
+    assert SessionBook(book).end_left_behind(Client()) == 0
+    assert asked == []

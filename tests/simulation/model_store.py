@@ -1,0 +1,444 @@
+"""
+The store as a model: the semantics of :class:`melt.store.MongoStore` in memory, a few hundred times as fast.
+
+``tests/contract/test_store_contract.py`` runs the same tests on both. Every method is one transaction that runs whole
+(the simulation calls it from one thread); faults come from outside, see :mod:`tests.simulation.ports`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from melt.audit import (
+    correction_operation,
+)
+from melt.errors import Code, LostRace, Severity, StoreError
+from melt.model import (
+    OPEN_DISCREPANCY,
+    TERMINAL,
+    Actor,
+    AuditEntry,
+    Balance,
+    Correction,
+    CriticalEvent,
+    Discrepancy,
+    DiscrepancyState,
+    DriftType,
+    EventType,
+    Finding,
+    MalformedToken,
+    MeltId,
+    MintAlias,
+    Owner,
+    Proof,
+    SweepRecord,
+    Token,
+    TokenId,
+    TokenStatus,
+    Y,
+    normalise_mint_url,
+)
+from melt.ports import Clock
+from tests.simulation.model_journal import SOURCES_MAX, ModelJournal
+from tests.simulation.model_ledger import AlreadyDone, Ledger, Tables, Wallet
+
+LIMIT_MAX = 1000
+_MOST_FINAL_FIRST = (TokenStatus.SPENT, TokenStatus.FAILED, TokenStatus.PENDING, TokenStatus.UNSPENT)
+
+
+class ModelTour:
+    """Implements :class:`melt.ports.Tour`."""
+
+    def __init__(self, tables: Tables, chosen: Callable[[Token | MalformedToken], bool], after: TokenId | None) -> None:
+        self._tables = tables
+        self._chosen = chosen
+        self._after = after or TokenId("")
+
+    def next_page(self, documents_max: int) -> tuple[Token | MalformedToken, ...]:
+        """See the port."""
+        later = sorted(token_id for token_id in self._tables.tokens if token_id > self._after)
+        page = [self._tables.tokens[token_id] for token_id in later if self._chosen(self._tables.tokens[token_id])]
+        page = page[:documents_max]
+        if page:
+            self._after = page[-1].id
+        return tuple(page)
+
+    def close(self) -> None:
+        """There is no cursor."""
+
+
+class ModelStore(ModelJournal):
+    """Implements :class:`melt.ports.Store` in memory."""
+
+    def __init__(self, *, clock: Clock, y_of: Callable[[str], Y]) -> None:
+        self._clock = clock
+        self.tables = Tables(y_of)
+
+    def _now(self) -> datetime:
+        now = self._clock.now()
+        return now.replace(microsecond=now.microsecond // 1000 * 1000)
+
+    # --- what a wallet service writes ---
+
+    def plant_wallet(self, npub: str, mint_url: str, unit: str = "sat") -> str:
+        """A wallet document; its id."""
+        wallet_id = str(self.tables.new_id())
+        self.tables.wallets.append(Wallet(id=wallet_id, npub=npub, mint_url=mint_url, unit=unit))
+        return wallet_id
+
+    def plant(self, token: Token | MalformedToken) -> TokenId:
+        """A token document, as it is."""
+        with self.tables.transaction():
+            self.tables.put_token(token.id, token)
+        return token.id
+
+    # --- tokens ---
+
+    def npub_known(self, npub: str) -> bool:
+        return any(wallet.npub == npub for wallet in self.tables.wallets) or any(
+            token.npub == npub for token in self.tables.tokens.values()
+        )
+
+    def mint_urls(self) -> tuple[str, ...]:
+        return tuple(sorted({token.mint_url for token in self.tables.tokens.values() if token.mint_url is not None}))
+
+    def _units(self, npub: str) -> dict[str | None, str]:
+        return {wallet.id: wallet.unit for wallet in self.tables.wallets if wallet.npub == npub}
+
+    def spendable(self, npub: str, mint_urls: Sequence[str], unit: str) -> tuple[Token, ...]:
+        units = self._units(npub)
+        wanted = {normalise_mint_url(url) for url in mint_urls}
+        found = [
+            token
+            for token in self.tables.tokens.values()
+            if isinstance(token, Token)
+            and token.npub == npub
+            and token.status is TokenStatus.UNSPENT
+            and token.proofs
+            and token.transaction_type != "melted"
+            and normalise_mint_url(token.mint_url) in wanted
+            and units.get(token.wallet_id, unit) == unit
+        ]
+        found.sort(key=lambda token: (token.created_at.timestamp() if token.created_at else 0.0, token.id))
+        seen: set[Y] = set()
+        once: list[Token] = []
+        for token in found:
+            ys = {proof.y for proof in token.proofs}
+            if not ys & seen:
+                seen |= ys
+                once.append(token)
+        return tuple(once)
+
+    def tokens(self, ids: Sequence[TokenId]) -> tuple[Token | MalformedToken, ...]:
+        return tuple(self.tables.tokens[i] for i in dict.fromkeys(ids) if i in self.tables.tokens)
+
+    def balances(self, npub: str) -> tuple[Balance, ...]:
+        units = self._units(npub)
+        mine = [t for t in self.tables.tokens.values() if isinstance(t, Token) and t.npub == npub]
+        mine = [token for token in mine if token.transaction_type != "melted"]
+        mine.sort(key=lambda token: _MOST_FINAL_FIRST.index(token.status))
+        seen: set[str] = set()
+        sums: dict[tuple[str, str, str], list[int]] = {}
+        for token in mine:
+            key = (normalise_mint_url(token.mint_url), units.get(token.wallet_id, "sat"), token.status.value)
+            total = sums.setdefault(key, [0, 0, 0, 0])
+            total[3] += 1
+            for proof in token.proofs:
+                if proof.secret not in seen:
+                    seen.add(proof.secret)
+                    total[0] += proof.amount
+                    total[1] += proof.amount if proof.is_locked else 0
+                    total[2] += 1
+        return tuple(
+            Balance(npub=npub, mint_url=url, unit=unit, status=status, amount=a, locked=locked, proofs=p, documents=d)
+            for (url, unit, status), (a, locked, p, d) in sorted(sums.items())
+        )
+
+    def _toured(
+        self, statuses: Sequence[TokenStatus], mint_urls: Sequence[str], npub: str | None
+    ) -> Callable[[Token | MalformedToken], bool]:
+        words = {str(status) for status in statuses}
+        forms = {form for url in mint_urls for form in _forms(url)}
+        return lambda token: (
+            str(token.status) in words and token.mint_url in forms and (npub is None or token.npub == npub)
+        )
+
+    def count_tokens(self, statuses: Sequence[TokenStatus], mint_urls: Sequence[str]) -> int:
+        return sum(map(self._toured(statuses, mint_urls, None), self.tables.tokens.values()))
+
+    def tour(
+        self,
+        statuses: Sequence[TokenStatus],
+        mint_urls: Sequence[str],
+        after: TokenId | None,
+        *,
+        npub: str | None = None,
+    ) -> ModelTour:
+        return ModelTour(self.tables, self._toured(statuses, mint_urls, npub), after)
+
+    def mark_tokens_spent(self, token_ids: Sequence[TokenId], *, operation_id: str, reason: str, actor: Actor) -> int:
+        if not 0 < len(token_ids) <= SOURCES_MAX:
+            raise StoreError(Code.INVALID_REQUEST, f"1 to {SOURCES_MAX} token documents at a time")
+        try:
+            with self.tables.transaction() as commit:
+                ledger = Ledger(self.tables, operation_id, self._now(), actor)
+                ledger.begin()
+                for token in ledger.load(token_ids):
+                    if token.status is TokenStatus.SPENT:
+                        continue
+                    if token.status is TokenStatus.FAILED:
+                        raise StoreError(Code.PROOF_STATE_INCONSISTENCY, f"token {token.id} is failed, which is final")
+                    self._refuse_reserved(token)
+                    ledger.move(token, TokenStatus.SPENT, reason=reason)
+                return len(commit.entries)
+        except AlreadyDone:
+            return 0
+
+    # --- findings ---
+
+    def record(self, findings: Sequence[Finding]) -> tuple[Discrepancy, ...]:
+        now = self._now()
+        with self.tables.transaction():
+            for finding in {_identity(finding): finding for finding in findings}.values():
+                key = _identity(finding)
+                self.tables.put(self.tables.discrepancies, key, _seen(self.tables.discrepancies.get(key), finding, now))
+        return tuple(self.tables.discrepancies[_identity(finding)] for finding in findings)
+
+    def clear_unseen(self, subjects: Sequence[str], seen: Sequence[str]) -> int:
+        now, wanted, spared = self._now(), set(subjects), set(seen)
+        with self.tables.transaction():
+            unseen = [
+                record
+                for record in self.tables.discrepancies.values()
+                if record.subject in wanted and record.state in OPEN_DISCREPANCY and record.id not in spared
+            ]
+            for record in unseen:
+                self._close(record, DiscrepancyState.CLEARED, now)
+        return len(unseen)
+
+    def correct(self, correction: Correction) -> bool:
+        now = self._now()
+        try:
+            with self.tables.transaction():
+                return self._correct(correction, now)
+        except AlreadyDone:
+            return True
+        except LostRace:
+            return False
+
+    def _correct(self, correction: Correction, now: datetime) -> bool:
+        operation = correction_operation(correction.discrepancy_id, correction.occurrence)
+        ledger = Ledger(self.tables, operation, now, correction.actor, discrepancy_id=correction.discrepancy_id)
+        ledger.begin()
+        token = ledger.load([correction.token_id])[0]
+        if token.status is not correction.expected_status or token.rev != correction.expected_rev:
+            return False
+        if token.reservation is not None and self._is_live(token.reservation.melt_id):
+            return False
+        take = frozenset(correction.ys)
+        rest = ledger.move(token, correction.new_status, reason=str(correction.reason), take=take or None)
+        if rest:
+            ledger.store_loose(
+                [(Owner(npub=token.npub, wallet_id=token.wallet_id, mint_url=token.mint_url), rest)],
+                name=f"{token.transaction_id}_keep",
+                status=token.status,
+                reason="correction_split",
+            )
+        record = self.tables.discrepancies.get(correction.discrepancy_id)
+        open_states = OPEN_DISCREPANCY | {DiscrepancyState.ACKNOWLEDGED}
+        if record is None or record.occurrence != correction.occurrence or record.state not in open_states:
+            raise LostRace(f"discrepancy {correction.discrepancy_id} is no longer open")
+        self._close(record, DiscrepancyState.CORRECTED, now)
+        return True
+
+    def discrepancies(
+        self,
+        *,
+        states: Sequence[DiscrepancyState],
+        types: Sequence[DriftType],
+        severities: Sequence[Severity],
+        npub: str | None,
+        limit: int,
+    ) -> tuple[Discrepancy, ...]:
+        return self._listed(
+            record
+            for record in self.tables.discrepancies.values()
+            if (not states or record.state in states)
+            and (not types or record.type in types)
+            and (not severities or record.severity in severities)
+            and (npub is None or record.npub == npub)
+        )[: _bounded(limit)]
+
+    def open_discrepancies_of(
+        self, token_ids: Sequence[TokenId], severities: Sequence[Severity]
+    ) -> tuple[Discrepancy, ...]:
+        return tuple(
+            record
+            for record in self.tables.discrepancies.values()
+            if record.token_id in token_ids and record.state in OPEN_DISCREPANCY and record.severity in severities
+        )
+
+    def count_open_discrepancies(self) -> Mapping[tuple[str, str, str], int]:
+        counts: dict[tuple[str, str, str], int] = {}
+        for record in self.tables.discrepancies.values():
+            if record.state in OPEN_DISCREPANCY:
+                key = (record.type.value, record.severity.value, record.mint or "")
+                counts[key] = counts.get(key, 0) + 1
+        return counts
+
+    def discrepancies_of_proof(self, y: Y, limit: int) -> tuple[Discrepancy, ...]:
+        return self._listed(r for r in self.tables.discrepancies.values() if y in r.ys)[: _bounded(limit)]
+
+    @staticmethod
+    def _listed(records: Iterable[Discrepancy]) -> tuple[Discrepancy, ...]:
+        return tuple(sorted(records, key=lambda record: record.last_seen, reverse=True))
+
+    # --- events, audit, sweeps, instances ---
+
+    def raise_event(
+        self,
+        event_type: EventType,
+        subject: str,
+        *,
+        mint: MintAlias | None,
+        detail: str,
+        requires_manual_intervention: bool,
+        evidence: Mapping[str, str | int | bool | None],
+        opened_at: datetime | None = None,
+    ) -> tuple[CriticalEvent, bool]:
+        now = self._now()
+        for index, event in enumerate(self.tables.events):
+            if event.type is event_type and event.subject == subject and event.resolved_at is None:
+                seen = replace(
+                    event,
+                    mint=mint,
+                    detail=detail,
+                    requires_manual_intervention=requires_manual_intervention,
+                    evidence=dict(evidence),
+                    last_seen=now,
+                    sightings=event.sightings + 1,
+                )
+                self.tables.events[index] = seen
+                return seen, False
+        opened = CriticalEvent(
+            id=f"e{len(self.tables.events)}",
+            type=event_type,
+            subject=subject,
+            mint=mint,
+            detail=detail,
+            opened_at=opened_at or now,
+            last_seen=now,
+            resolved_at=None,
+            sightings=1,
+            requires_manual_intervention=requires_manual_intervention,
+            evidence=dict(evidence),
+        )
+        self.tables.events.append(opened)
+        return opened, True
+
+    def resolve_event(self, event_type: EventType, subject: str, *, reason: str) -> CriticalEvent | None:
+        for index, event in enumerate(self.tables.events):
+            if event.type is event_type and event.subject == subject and event.resolved_at is None:
+                self.tables.events[index] = replace(event, resolved_at=self._now(), resolution=reason)
+                return self.tables.events[index]
+        return None
+
+    def events(self, *, open_only: bool, limit: int) -> tuple[CriticalEvent, ...]:
+        found = [event for event in self.tables.events if not open_only or event.resolved_at is None]
+        return tuple(sorted(found, key=lambda event: event.last_seen, reverse=True)[: _bounded(limit)])
+
+    def audit(self, *, token_id: TokenId | None, melt_id: MeltId | None, limit: int) -> tuple[AuditEntry, ...]:
+        found = [
+            entry
+            for entry in self.tables.audit
+            if (token_id is None or entry.token_id == token_id) and (melt_id is None or entry.melt_id == melt_id)
+        ]
+        return self._entries(found, limit)
+
+    def audit_of_proof(self, y: Y, limit: int) -> tuple[AuditEntry, ...]:
+        return self._entries([entry for entry in self.tables.audit if y in entry.ys], limit)
+
+    @staticmethod
+    def _entries(found: Sequence[AuditEntry], limit: int) -> tuple[AuditEntry, ...]:
+        return tuple(sorted(found, key=lambda entry: (entry.at, entry.id), reverse=True)[: _bounded(limit)])
+
+    def save_sweep(self, record: SweepRecord) -> None:
+        self.tables.sweeps[record.mint] = record
+
+    def sweeps(self) -> tuple[SweepRecord, ...]:
+        return tuple(self.tables.sweeps[alias] for alias in sorted(self.tables.sweeps))
+
+    def renew_instance(self, holder: str) -> None:
+        self.tables.leases[holder] = self.tables.leases.get(holder, 0) + 1
+
+    def instances(self) -> Mapping[str, int]:
+        return dict(self.tables.leases)
+
+    def ping(self) -> None:
+        """It is there."""
+
+    def pending_since(self) -> tuple[int, timedelta]:
+        created = [melt.created_at for melt in self.tables.melts.values() if melt.state not in TERMINAL]
+        if not created:
+            return 0, timedelta()
+        return len(created), max(self._clock.now() - min(created), timedelta())
+
+
+def _forms(url: str) -> tuple[str, ...]:
+    bare = url.rstrip("/")
+    return url, bare, f"{bare}/", normalise_mint_url(url)
+
+
+def _bounded(limit: int) -> int:
+    return max(1, min(limit, LIMIT_MAX))
+
+
+def _identity(finding: Finding) -> str:
+    return f"{finding.type}:{finding.subject}"
+
+
+def _seen(present: Discrepancy | None, finding: Finding, now: datetime) -> Discrepancy:
+    fields = {
+        "severity": finding.severity,
+        "action": finding.action,
+        "npub": finding.npub,
+        "mint": finding.mint,
+        "unit": finding.unit,
+        "value": finding.value,
+        "token_id": finding.token_id,
+        "ys": finding.ys,
+        "evidence": dict(finding.evidence),
+        "last_seen": now,
+    }
+    if present is None:
+        return Discrepancy(
+            id=_identity(finding),
+            type=finding.type,
+            subject=finding.subject,
+            state=DiscrepancyState.OPEN,
+            first_seen=now,
+            closed_at=None,
+            sightings=1,
+            occurrence=1,
+            same_since=now,
+            **fields,
+        )
+    if present.state in {DiscrepancyState.CORRECTED, DiscrepancyState.CLEARED}:
+        return replace(
+            present,
+            state=DiscrepancyState.RECURRED,
+            occurrence=present.occurrence + 1,
+            sightings=1,
+            first_seen=now,
+            closed_at=None,
+            same_since=now,
+            **fields,
+        )
+    same = present.action is finding.action and set(present.ys) == set(finding.ys)
+    since = (present.same_since or now) if same else now
+    return replace(present, sightings=present.sightings + 1, same_since=since, **fields)
+
+
+__all__ = ["ModelStore", "Proof", "Wallet"]
