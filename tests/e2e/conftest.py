@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +71,17 @@ class System:
         """How often money left the mint for this hash: the only honest oracle."""
         payment = asyncio.run(self.mint.payments()).get(payment_hash)
         return 0 if payment is None else payment.paid
+
+    def paying(self, payment_hash: str, *, within_s: float = 20.0) -> None:
+        """
+        Wait until the mint's node has been asked to pay.
+
+        The journal says MELTING before the first byte of the POST leaves, so a kill on seeing that may come before it.
+        """
+        deadline = time.monotonic() + within_s
+        while (payment := asyncio.run(self.mint.payments()).get(payment_hash)) is None or payment.attempts == 0:
+            assert time.monotonic() < deadline, f"the mint was not asked to pay:\n{self.daemon.log_tail()}"
+            time.sleep(0.02)
 
     def truth(self, owner: str) -> int:
         """What the mint still honours of a user's documents, each proof once, pending ones too."""

@@ -82,7 +82,7 @@ class World(System):
         """Kill the store while the payment runs; the caller's answer."""
         with ThreadPoolExecutor(1) as pool:
             answer = pool.submit(self.daemon.melt, owner, "main", invoice.invoice, wait=60)
-            _until(lambda: self.db["meltd_melts"].find_one({"npub": owner, "state": "MELTING"}) is not None)
+            self.paying(invoice.payment_hash)
             self.store.kill()
             result = answer.result()
         assert self.payments(invoice.payment_hash) == 1

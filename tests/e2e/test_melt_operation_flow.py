@@ -437,8 +437,7 @@ def test_a_kill_between_post_and_settlement_is_finished_after_the_restart(
     invoice = system.invoice(100, delay_s=2.0)
     with ThreadPoolExecutor(1) as pool:
         pool.submit(_melt_and_forget, system, owner, invoice.invoice)
-        _until(lambda: system.db["meltd_melts"].find_one({"state": "MELTING"}) is not None)
-        time.sleep(0.5)
+        system.paying(invoice.payment_hash)
         system.daemon.kill()
     _until(lambda: system.payments(invoice.payment_hash) == 1)
 

@@ -110,6 +110,7 @@ def test_a_melt_of_a_daemon_that_died_is_finished_by_the_other_within_the_lease(
     with ThreadPoolExecutor(1) as pool:
         pool.submit(_forget, system.daemon, owner, invoice.invoice)
         entry = _melting(system, owner)
+        system.paying(invoice.payment_hash)
         system.daemon.kill()
 
     settled = second.wait_state(entry, "SETTLED", within_s=LEASE_S * 4 + 20)
@@ -131,6 +132,7 @@ def test_a_melt_of_another_seed_is_reported_and_finished_when_its_instance_is_ba
     with ThreadPoolExecutor(1) as pool:
         pool.submit(_forget, other.daemon, owner, invoice.invoice)
         entry = _melting(system, owner)
+        system.paying(invoice.payment_hash)
         other.daemon.kill()
 
     deadline = time.monotonic() + LEASE_S * 4 + 10

@@ -38,9 +38,19 @@ def install_python_daemon(site: Path) -> None:
     record(site, "python-daemon", "3.1.2", "daemon\n")
 
 
-def meltd(site: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def meltd(site: Path, *arguments: str, isolated: bool = False) -> subprocess.CompletedProcess[str]:
+    """
+    Run the command from ``site``. ``isolated`` hides what the tests' own environment has installed, a whole ``daemon``
+    among it, which Python would prefer to a folder without an ``__init__.py``.
+    """
     environ = {"PATH": os.environ["PATH"], "HOME": str(site), "PYTHONPATH": str(site), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-c", "from daemon.__main__ import main; main()", *arguments]
+    command = [
+        sys.executable,
+        *(["-S"] if isolated else []),
+        "-c",
+        "from daemon.__main__ import main; main()",
+        *arguments,
+    ]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=site, env=environ)
 
 
@@ -65,7 +75,7 @@ def test_python_daemon_over_ours_is_refused_whatever_the_command(installed: Path
 
 def test_an_init_that_python_daemon_took_with_it_is_refused(installed: Path) -> None:
     (installed / "daemon" / "__init__.py").unlink()
-    done = meltd(installed, "status")
+    done = meltd(installed, "status", isolated=True)
     assert done.returncode == 78
     assert "__init__.py is gone" in done.stderr
 
