@@ -1,9 +1,4 @@
-"""
-What the outside of the daemon (socket, command line, health) needs from its inside (DESIGN sections 2 and 6).
-
-The API knows these protocols and nothing else of the process, so that it can be driven by a scripted
-implementation in the contract tests and by the real one from the composition root.
-"""
+"""The reports and protocols of the daemon's outside (socket, command line, health)."""
 
 from __future__ import annotations
 

@@ -1,17 +1,11 @@
-"""
-What the engine needs from outside: a mint, a store, time, randomness, somebody to tell (DESIGN section 2).
-
-Mints are asynchronous. The store is synchronous: each method is bounded, holds at most one transaction and runs
-in a worker thread (:class:`StoreThreads`), so that no transaction spans an ``await`` (I3).
-"""
+"""The database as the engine asks for it (DESIGN section 3)."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import datetime, timedelta
 
     from melt.errors import Severity
@@ -20,7 +14,6 @@ if TYPE_CHECKING:
         AtomicResult,
         AuditEntry,
         Balance,
-        BlindedMessage,
         Correction,
         CriticalEvent,
         Discrepancy,
@@ -29,129 +22,20 @@ if TYPE_CHECKING:
         EventType,
         Finding,
         InputRef,
-        Keyset,
         KeysetId,
         MalformedToken,
         Melt,
-        MeltAnswer,
         MeltId,
-        MeltQuote,
         MeltState,
         MintAlias,
-        MintInfo,
         NewProof,
-        OutputPlan,
         Owner,
-        Proof,
-        ProofState,
-        QuoteId,
-        RaisedEvent,
-        Restored,
-        SwapAnswer,
         SweepRecord,
         Token,
         TokenId,
         TokenStatus,
         Y,
     )
-
-T = TypeVar("T")
-
-
-class Clock(Protocol):
-    """Time. Records use :meth:`now` (aware, UTC); waiting and deadlines use :meth:`monotonic` (seconds)."""
-
-    def now(self) -> datetime: ...
-    def monotonic(self) -> float: ...
-    async def sleep(self, seconds: float, /) -> None: ...
-    async def wait(self, event: asyncio.Event, seconds: float, /) -> bool:
-        """Wait until ``event`` is set, ``seconds`` at most; whether it was."""
-        ...
-
-
-class Entropy(Protocol):
-    """Randomness. :meth:`token` gives ``n`` random bytes as hex; :meth:`uniform` a float for jitter."""
-
-    def token(self, n: int, /) -> str: ...
-    def uniform(self, low: float, high: float, /) -> float: ...
-
-
-class StoreThreads(Protocol):
-    """Runs a store method in the bounded pool. Cancelling the waiter doesn't stop the method (I3)."""
-
-    def __call__(self, work: Callable[[], T], /) -> Awaitable[T]: ...
-
-
-class Mint(Protocol):
-    """
-    One configured mint (NUT-01 to 09, 12). Reads raise :class:`melt.errors.MintError`; the two requests that move
-    money, :meth:`melt` and :meth:`swap`, never raise for what a mint does: they return a sorted answer.
-    """
-
-    @property
-    def alias(self) -> MintAlias: ...
-    @property
-    def url(self) -> str: ...
-
-    async def info(self) -> MintInfo:
-        """NUT-06, cached."""
-        ...
-
-    async def keysets(self, *, refresh: bool = False) -> Mapping[KeysetId, Keyset]:
-        """NUT-02, all keysets, cached; ``refresh`` asks again."""
-        ...
-
-    async def keys(self, keyset_id: KeysetId) -> Mapping[int, str]:
-        """NUT-01: amount to public key (66 hex), cached for ever since a keyset's keys can't change."""
-        ...
-
-    async def melt_quote(self, invoice: str, unit: str) -> MeltQuote: ...
-    async def melt_quote_state(self, quote_id: QuoteId) -> MeltQuote:
-        """NUT-05 GET. Makes some mints ask their Lightning backend: see DESIGN section 4 on when to call it."""
-        ...
-
-    async def melt(
-        self, quote_id: QuoteId, inputs: Sequence[Proof], outputs: Sequence[BlindedMessage], *, timeout_s: float
-    ) -> MeltAnswer: ...
-    async def check_states(self, ys: Sequence[Y]) -> tuple[ProofState, ...]:
-        """NUT-07: as many states as ``ys``, in their order, duplicates kept. Split in fixed-size batches inside."""
-        ...
-
-    async def swap(
-        self, inputs: Sequence[Proof], outputs: Sequence[BlindedMessage], *, timeout_s: float
-    ) -> SwapAnswer: ...
-    async def restore(self, outputs: Sequence[BlindedMessage]) -> tuple[Restored, ...]:
-        """NUT-09: those of ``outputs`` that the mint has signed."""
-        ...
-
-
-class Outputs(Protocol):
-    """Deterministic outputs of the operator's seed (NUT-13); implemented by :mod:`melt.ecash`."""
-
-    @property
-    def seed_id(self) -> str:
-        """Fingerprint of the seed: 16 hex characters, safe to log."""
-        ...
-
-    def blinded(self, plan: OutputPlan) -> tuple[BlindedMessage, ...]:
-        """The outputs of a plan, in order. Raises InvariantBroken where ``plan.seed_id`` is another seed's."""
-        ...
-
-    def unblind(
-        self,
-        plan: OutputPlan,
-        index: int,
-        signature_amount: int,
-        c_: str,
-        public_key: str,
-        dleq: tuple[str, str] | None,
-    ) -> NewProof:
-        """Unblind the signature on output ``index``. With ``dleq`` (e, s) it is verified first; MintUntrusted if wrong."""
-        ...
-
-    def match(self, plan: OutputPlan, index: int, c_: str, public_key: str, dleq: tuple[str, str]) -> bool:
-        """Whether the DLEQ proof shows that ``c_`` signs output ``index`` of the plan (NUT-12)."""
-        ...
 
 
 class Tour(Protocol):
@@ -375,55 +259,3 @@ class Store(Protocol):
     def pending_since(self) -> tuple[int, timedelta]:
         """How many melts are open, and the age of the oldest."""
         ...
-
-
-class EventSpool(Protocol):
-    """
-    Keeps open CRITICAL events where a crash can't take them while the store is away. Never raises.
-
-    ``keep`` returns once the event is on disk (or could not be written, which is logged).
-    """
-
-    async def keep(self, event: RaisedEvent, /) -> None: ...
-    async def drop(self, event_type: EventType, subject: str, /) -> None: ...
-    async def kept(self) -> tuple[RaisedEvent, ...]:
-        """What an earlier run left, oldest first."""
-        ...
-
-
-class EventNotices(Protocol):
-    """Tells somebody outside about CRITICAL events. Never raises, never waits."""
-
-    def opened(self, event: RaisedEvent, /) -> None: ...
-    def resolved(self, event: CriticalEvent, /) -> None: ...
-
-
-class Telemetry(Protocol):
-    """Who is told what happened, beside the log: the daemon turns it into metrics. Never raises."""
-
-    def drift_found(self, drift: DriftType, severity: Severity, mint: MintAlias | None) -> None: ...
-    def drift_corrected(self, drift: DriftType, severity: Severity, mint: MintAlias | None) -> None: ...
-    def critical_event(self, event_type: EventType) -> None: ...
-    def critical_event_resolved(self, event_type: EventType, seconds: float) -> None:
-        """``seconds`` from its opening to its end."""
-        ...
-
-    def melt_started(self, mint: MintAlias) -> None: ...
-    def melt_ended(self, mint: MintAlias, outcome: str, seconds: float) -> None:
-        """``outcome``: settled, released, held, pending (the caller's wait ended first) or refused."""
-        ...
-
-    def melt_refused(self, code: str) -> None: ...
-    def melt_phase(self, mint: MintAlias, phase: str, seconds: float) -> None:
-        """``phase``: quote, preflight, reserve, swap, pay, settle."""
-        ...
-
-    def recovered(self, mint: MintAlias, from_state: MeltState, to_state: MeltState) -> None: ...
-    def amount_paid(self, mint: MintAlias, unit: str, amount: int, fees: int, shortfall: int) -> None: ...
-    def swept_batch(self, mint: MintAlias, documents: int, proofs: int, seconds: float) -> None: ...
-    def sweep_finished(self, mint: MintAlias, *, ok: bool, seconds: float) -> None: ...
-    def mint_request(self, mint: MintAlias, endpoint: str, outcome: str, seconds: float) -> None:
-        """``endpoint``: info, keysets, keys, melt_quote, melt_quote_state, melt, checkstate, swap, restore. ``outcome``: ok, rejected, error."""
-        ...
-
-    def store_call(self, method: str, outcome: str, seconds: float) -> None: ...

@@ -1,0 +1,40 @@
+"""
+What the outside of the daemon (socket, command line, health) needs from its inside (DESIGN sections 2 and 6).
+
+The API knows these protocols and nothing else of the process, so that it can be driven by a scripted
+implementation in the contract tests and by the real one from the composition root.
+"""
+
+from __future__ import annotations
+
+from daemon.ports.core import (
+    Check,
+    LoopCounters,
+    LoopStatus,
+    MeltEvidence,
+    MeltService,
+    MetricsPage,
+    MintStatus,
+    Operations,
+    ProofStory,
+    Readiness,
+    ReconcileReport,
+    StatusReport,
+    TokenMention,
+)
+
+__all__ = [
+    "Check",
+    "LoopCounters",
+    "LoopStatus",
+    "MeltEvidence",
+    "MeltService",
+    "MetricsPage",
+    "MintStatus",
+    "Operations",
+    "ProofStory",
+    "Readiness",
+    "ReconcileReport",
+    "StatusReport",
+    "TokenMention",
+]
