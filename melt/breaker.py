@@ -70,6 +70,11 @@ class Breaker:
         """Whether the mint is thought to be well."""
         return self.state is Circuit.CLOSED
 
+    @property
+    def pause_left_s(self) -> float:
+        """Seconds until a melt may try; 0 where one may now."""
+        return 0.0 if self.is_closed else max(0.0, self._until - self._clock.monotonic())
+
     def admit(self) -> float | None:
         """
         Whether a new melt may ask the mint now: None, or after how many seconds to come back.

@@ -222,14 +222,13 @@ class Watcher:
         policy = self._policy
         if melt.state is MeltState.HELD:
             return policy.held_delay_s
-        breaker = self._breakers.get(melt.mint)
-        if breaker is not None and not breaker.is_closed:
-            return policy.delay_max_s * self._entropy.uniform(0.8, 1.2)
         if moved and melt.state in {MeltState.FENCING, MeltState.SWAPPING}:
             return 0.0
         if melt.clear_since is not None or melt.contradiction_since is not None:
             return policy.confirm_s
-        delay = min(policy.delay_max_s, policy.first_delay_s * policy.factor**looks)
+        breaker = self._breakers.get(melt.mint)
+        pause = 0.0 if breaker is None else breaker.pause_left_s  # a mint that is down is not asked faster than that
+        delay = min(policy.delay_max_s, max(pause, policy.first_delay_s * policy.factor**looks))
         return delay * self._entropy.uniform(0.8, 1.2)
 
     async def stop(self) -> None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
+import time
 from collections import defaultdict
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,8 +22,10 @@ from melt.ecash import y_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from daemon.demo.mint_child import MeltPost
     from tests.faults.bench import Bench, Bill
     from tests.faults.lab import Station
+    from tests.support.proxy import Passed
 
 OPEN_STATES: Final = frozenset({"RESERVED", "SWAPPING", "READY", "MELTING", "PENDING", "FENCING", "HELD"})
 Document = dict[str, Any]
@@ -195,8 +199,21 @@ def _posts(bench: Bench, melts: Sequence[Document], expect: Expect) -> Iterable[
         for get in bench.proxy.passed:
             if get.endpoint != "melt_quote_state" or get.quote != quote or expect.asked_in_flight:
                 continue
-            if any(post.at <= get.at and (post.ended_at is None or get.at < post.ended_at) for post in sent):
+            if any(post.at <= get.at < _over_at(post, arrived) for post in sent):
                 yield "the quote was asked while its POST was running"
+
+
+def _over_at(post: Passed, arrived: Sequence[MeltPost]) -> float:
+    """
+    When, by the monotonic clock, a POST no longer ran at the mint: by the mint's own word, or when its answer passed.
+
+    An answer that the proxy holds back is no payment that runs: the inputs have left PENDING by then.
+    """
+    through = math.inf if post.ended_at is None else post.ended_at
+    ends = [one.ended_at for one in arrived]
+    if not ends or None in ends:
+        return through
+    return min(through, max(end for end in ends if end is not None) - time.time() + time.monotonic())
 
 
 # --- money ---
