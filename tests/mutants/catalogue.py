@@ -320,11 +320,12 @@ MUTANTS: Final = (
         suites=(STORE,),
     ),
     Mutant(
-        name="two identical requests are two melts",
+        # To forget the look at the key alone changes nothing: the claim on the invoice and the unique key stand behind it.
+        name="a request that came first elsewhere is refused as its own duplicate",
         file="melt/saga/engine.py",
-        old="        if earlier is not None:\n            return await self._join(earlier, digest, wait_s)\n",
-        new="",
-        suites=(FLOW,),
+        old="            if earlier is None or earlier.request_digest != digest:\n                raise\n",
+        new="            raise\n",
+        suites=(TWO,),
     ),
     Mutant(
         name="another body under the same key is answered with the first melt",
