@@ -26,6 +26,7 @@ from daemon.pauses import Pauses
 from daemon.ports import Check
 from daemon.schedule import Schedule
 from daemon.spool import Spool
+from daemon.summary import Summaries
 from daemon.supervisor import Supervisor
 from daemon.sweep import Sweeper, SweepPolicy
 from daemon.system import SystemClock, SystemEntropy
@@ -102,7 +103,7 @@ class Daemon:
         holder = folder.instance_id(settings.instance_id_path)
         aliases = [MintAlias(alias) for alias in settings.mints]
         self.metrics = metrics = WatchingMetrics(version=version, clock=clock, mints=aliases)
-        loops = ["watch", "gauges", "webhook", *(f"sweep-{alias}" for alias in aliases)]
+        loops = ["watch", "gauges", "webhook", *(f"sweep-{alias}" for alias in aliases), "summary"]
         metrics.declare(aliases, units=("sat", "msat"), jobs=loops[3:], loops=loops)
         breakers = metrics.breakers = {
             alias: Breaker(
@@ -261,6 +262,15 @@ class Daemon:
             policy=SweepPolicy(page_documents=sweep.page_documents, spent_sample_share=sweep.spent_sample_share),
             is_paused=self.pauses.reason,
         )
+        self.summaries = Summaries(
+            store=store,
+            summaries=store,
+            threads=threads,
+            mints=mints,
+            sweeps=lambda: self.sweeper.records,
+            metrics=metrics,
+            clock=clock,
+        )
         self._gauges_now = asyncio.Event()
         self._http: HealthServer | None = None
         self.supervisor = Supervisor(drain_s=settings.drain_s, counters=metrics, notifier=Notifier())
@@ -314,6 +324,9 @@ class Daemon:
             tick = self._schedule.every(f"sweep-{alias}", sweep.interval_s, jitter_s=sweep.interval_s * 0.05)
             self._ticks.append(tick)
             supervisor.add_loop(f"sweep-{alias}", partial(self._sweep, alias, tick))
+        tick = self._schedule.every("summary", self.settings.summary.interval_s, jitter_s=60.0)
+        self._ticks.append(tick)
+        supervisor.add_loop("summary", partial(self._summarise, tick), stall_after_s=1800.0)
         supervisor.on_drain("melts", self._drain_melts)
 
     # --- components ---
@@ -351,6 +364,8 @@ class Daemon:
             record = self.sweeper.records.get(alias)
             success = record.finished_at if record is not None and record.error is None else None
             self.metrics.set_sweep_schedule(alias, interval_s=now, last_success=success)
+            if record is not None:
+                self.metrics.set_solvency(alias, record.solvency)
 
     async def _stop_store(self) -> None:
         await self.threads.aclose()
@@ -377,6 +392,7 @@ class Daemon:
                 draining=self.supervisor.draining,
                 version=version,
             ),
+            summaries=self.summaries,
         )
         self._api = UnixServer(
             app,
@@ -422,6 +438,16 @@ class Daemon:
             if await tick.wait(SWEEP_BEAT_S) and not context.stopping.is_set():
                 await self.sweeper.tour(alias, context.stopping.is_set, context.beat)
                 self._gauges_now.set()
+
+    async def _summarise(self, tick: Tick, context: LoopContext) -> None:
+        """What a day cost and what is owed, written down."""
+        while not context.stopping.is_set():
+            context.beat()
+            if await tick.wait(SWEEP_BEAT_S) and not context.stopping.is_set():
+                try:
+                    await self.summaries.make(context.stopping.is_set, context.beat)
+                except StoreError as error:
+                    _log.warning("the summaries could not be made", code=error.code.value, detail=error.detail)
 
     async def _gauges(self, context: LoopContext) -> None:
         """What the database knows, as metrics: open events survive a restart this way."""

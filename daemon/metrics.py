@@ -31,11 +31,13 @@ from prometheus_client import (
 
 from melt.errors import Code, ConfigError, Severity
 from melt.model import MELT_MOVES, DriftType, EventType, MeltState, MintAlias, TokenStatus
-from melt.ports import Store
+from melt.ports import Store, SummaryStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
+
+    from melt.model import Solvency
 
 UNCONFIGURED: Final = "unconfigured"
 """The mint label of what belongs to no configured mint."""
@@ -65,7 +67,9 @@ ENDPOINTS: Final = (
 MINT_OUTCOMES: Final = ("ok", "rejected", "error")
 STORE_OUTCOMES: Final = ("ok", "refused", "error")
 """``refused``: a lost race or a duplicate, which are answers; ``error``: the store failed."""
-STORE_METHODS: Final = tuple(sorted(name for name in vars(Store) if not name.startswith("_")))
+STORE_METHODS: Final = tuple(
+    sorted({name for port in (Store, SummaryStore) for name in vars(port) if not name.startswith("_")})
+)
 SEVERITIES_OF: Final[dict[DriftType, tuple[Severity, ...]]] = {
     DriftType.DB_UNSPENT_MINT_SPENT: (Severity.HIGH,),
     DriftType.DB_PENDING_MINT_SPENT: (Severity.MEDIUM,),
@@ -194,6 +198,18 @@ class Metrics:
         )
         self._held = self._gauge(
             "liabilities_amount", "What the database owes, in the unit, by status.", "mint", "unit", "status"
+        )
+        self._owed = self._gauge(
+            "solvency_owed_amount",
+            "What counted as somebody's money in the last whole tour, in the unit.",
+            "mint",
+            "unit",
+        )
+        self._honoured = self._gauge(
+            "solvency_honoured_amount", "What the mint honoured of it, in the unit.", "mint", "unit"
+        )
+        self._summary_success = self._gauge(
+            "day_summaries_last_success_timestamp_seconds", "When the day's summary was last made; 0: never."
         )
 
     def _make_edges(self) -> None:
@@ -447,6 +463,18 @@ class Metrics:
         label = self._unit(unit)
         if label is not None:
             self._held.labels(self._mint(mint), label, status).set(amount)
+
+    def set_solvency(self, mint: MintAlias, solvency: Sequence[Solvency]) -> None:
+        """What a whole tour came to, by unit."""
+        for one in solvency:
+            label = self._unit(one.unit)
+            if label is not None:
+                self._owed.labels(self._mint(mint), label).set(one.owed)
+                self._honoured.labels(self._mint(mint), label).set(one.honoured)
+
+    def summary_made(self) -> None:
+        """All mints' rows of the day were written."""
+        self._summary_success.set(self._now())
 
     def set_paused(self, mint: MintAlias | None, paused: bool) -> None:  # noqa: FBT001 - the value is the point
         """Pause of one mint, or of everything where ``mint`` is None."""

@@ -17,11 +17,22 @@ import structlog
 
 from melt.drift import SEVERITIES
 from melt.errors import InvariantBroken, MintError, StoreError
-from melt.model import OPEN_DISCREPANCY, Action, Actor, DriftType, Finding, MintAlias, SweepRecord, TokenStatus
+from melt.model import (
+    OPEN_DISCREPANCY,
+    Action,
+    Actor,
+    DriftType,
+    Finding,
+    MintAlias,
+    Solvency,
+    SweepRecord,
+    TokenStatus,
+)
 from melt.reconcile import TOURED, MintUrls, Outcome, sort_urls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from datetime import datetime
 
     from daemon.metrics import Metrics
     from melt.model import MalformedToken, Token, TokenId
@@ -88,6 +99,8 @@ class Sweeper:
         outcome = Outcome()
         outcome.found_by_type.update(record.found)
         outcome.corrected_by_type.update(record.corrected)
+        outcome.owed.update(record.owed)
+        outcome.honoured.update(record.honoured)
         whole = record.position is None
         try:
             urls = await self._urls(alias)
@@ -99,7 +112,9 @@ class Sweeper:
             record = await self._walk(alias, urls, record, outcome, stop, beat)
             if not stop():
                 record = await self._sample(alias, urls, record, outcome, stop, beat)
-                record = replace(record, position=None, finished_at=self._clock.now())
+                now = self._clock.now()
+                record = replace(record, position=None, finished_at=now, solvency=_solvency(alias, outcome, now))
+                self._metrics.set_solvency(alias, record.solvency)
             error = None
         except InvariantBroken as broken:
             # What is not about one document is about all that this mint says: nothing is corrected until a person looked.
@@ -135,6 +150,7 @@ class Sweeper:
             corrected={},
             error=None,
             sampled=None if before is None else before.sampled,
+            solvency=() if before is None else before.solvency,
         )
 
     async def _urls(self, alias: MintAlias) -> tuple[str, ...]:
@@ -217,6 +233,8 @@ class Sweeper:
                     proofs=record.proofs + outcome.proofs - proofs,
                     found=dict(outcome.found_by_type),
                     corrected=dict(outcome.corrected_by_type),
+                    owed=dict(outcome.owed),
+                    honoured=dict(outcome.honoured),
                 )
                 await self._save(record)
                 self._show_progress(alias, record, outcome, self._clock.monotonic() - began)
@@ -330,3 +348,11 @@ class Sweeper:
             _log.info("sweep done while paused: nothing was changed", **said)
         else:
             _log.info("sweep done", **said)
+
+
+def _solvency(alias: MintAlias, outcome: Outcome, now: datetime) -> tuple[Solvency, ...]:
+    """What a whole tour came to, by unit. A page that was repeated after a crash counts once: it is saved with them."""
+    return tuple(
+        Solvency(mint=alias, unit=unit, owed=owed, honoured=outcome.honoured[unit], at=now)
+        for unit, owed in sorted(outcome.owed.items())
+    )

@@ -321,6 +321,23 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
         "Money",
         (
             Panel(
+                title="Owed and not honoured",
+                description="What counts as somebody's money and the mint calls SPENT, by the last whole tour. "
+                + AMOUNTS,
+                unit="short",
+                queries=one(
+                    f"max by (mint, unit) (meltd_solvency_owed_amount{{{SCOPE}}}) "
+                    f"- max by (mint, unit) (meltd_solvency_honoured_amount{{{SCOPE}}})",
+                    "{{mint}} {{unit}}",
+                ),
+            ),
+            Panel(
+                title="Summary made",
+                description="Time since the day's summary was last brought up to date.",
+                unit="s",
+                queries=one(f"time() - max(meltd_day_summaries_last_success_timestamp_seconds{{{SCOPE}}} > 0)", "age"),
+            ),
+            Panel(
                 title="Liabilities by status",
                 description=f"What the database owes to users, by mint, unit and status. {AMOUNTS}",
                 unit="short",

@@ -29,6 +29,7 @@ from melt.model import (
     MintState,
     Token,
     TokenStatus,
+    TransactionType,
     normalise_mint_url,
 )
 from melt.recovery.reclaim import reclaim
@@ -74,6 +75,7 @@ class ReconcilePolicy:
 class Outcome:
     """
     What the pages of one run have found and done so far. ``liabilities`` is by (unit, status); amounts in the unit.
+    ``owed`` is by unit what counts as somebody's money, ``honoured`` the part of it that the mint did not call SPENT.
 
     ``expected_documents`` is how many the run is about, for the cap on their share. ``capped`` names the caps that
     kept corrections from being made. ``found`` holds the first FOUND_MAX; the counts are of all.
@@ -90,6 +92,8 @@ class Outcome:
     capped: set[str] = field(default_factory=set)
     corrected_by_type: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     liabilities: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
+    owed: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    honoured: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
     def note(self, found: Discrepancy | Finding) -> None:
         """Count what was found, and keep it while there is room (I11)."""
@@ -155,7 +159,13 @@ class Reconciler:
         if suspects:
             suspects = await self._judge_again(mint, suspects, states, keysets)
         for token in tokens:
-            outcome.liabilities[self._unit(token, keysets), token.status.value] += token.amount
+            unit = self._unit(token, keysets)
+            outcome.liabilities[unit, token.status.value] += token.amount
+            if token.status in TOURED and token.transaction_type != TransactionType.MELTED:
+                outcome.owed[unit] += token.amount
+                outcome.honoured[unit] += sum(
+                    proof.amount for proof in token.proofs if states[proof.y] is not MintState.SPENT
+                )
         outcome.documents += len(items)
         outcome.proofs += sum(len(token.proofs) for token in tokens)
         if dry_run:

@@ -24,6 +24,7 @@ from daemon.api.evidence import EvidenceAnswer
 from daemon.api.openapi import describe
 from daemon.api.peers import ACTOR_NAME, AllowList, peer_in
 from daemon.api.status import StatusAnswer
+from daemon.api.summaries import add_summaries
 from melt.errors import Code, MeltdError
 from melt.model import Actor, MeltId, MeltState, MintAlias, Y, normalise_mint_url
 from melt.reconcile import ReconcileScope
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from daemon.ports import MeltService, Operations
+    from daemon.ports import MeltService, Operations, SummaryReads
     from melt.model import Melt
 
 log = structlog.get_logger("meltd.api")
@@ -63,7 +64,7 @@ class ApiOptions:
     version: str = "0"
 
 
-def build_api(service: MeltService, operations: Operations, options: ApiOptions) -> ASGIApp:
+def build_api(service: MeltService, operations: Operations, options: ApiOptions, *, summaries: SummaryReads) -> ASGIApp:
     """The whole application, with the gate in front."""
     app = FastAPI(
         title="meltd", version=options.version, openapi_url="/v1/openapi.json", docs_url=None, redoc_url=None,
@@ -73,6 +74,7 @@ def build_api(service: MeltService, operations: Operations, options: ApiOptions)
     _add_decisions(app, operations, options)
     _add_reads(app, operations, options)
     _add_writes(app, operations, options)
+    add_summaries(app, summaries)
     _add_handlers(app)
     describe(app)
     return Gate(app, options.allow)

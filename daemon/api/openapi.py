@@ -11,6 +11,7 @@ from daemon.api import answers, bodies
 from daemon.api.evidence import EvidenceAnswer
 from daemon.api.problems import MEDIA_TYPE, STATUS_OF, Problem
 from daemon.api.status import StatusAnswer
+from daemon.api.summaries import SummariesAnswer
 from melt.errors import Code
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ _ROUTES: Final[dict[tuple[str, str], tuple[type[BaseModel] | None, dict[int, typ
     ("/v1/proofs/{Y}", "get"): (None, {200: answers.ProofAnswer}, (Code.NOT_FOUND,)),
     ("/v1/events", "get"): (None, {200: answers.EventsAnswer}, ()),
     ("/v1/status", "get"): (None, {200: StatusAnswer}, ()),
+    ("/v1/summaries", "get"): (None, {200: SummariesAnswer}, ()),
     ("/v1/reconcile", "post"): (
         bodies.ReconcileBody,
         {200: answers.ReconcileAnswer},

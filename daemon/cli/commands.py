@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-import daemon.cli.process  # noqa: F401 - registers run and demo, which come first in the help
+import daemon.cli.process
+import daemon.cli.summaries  # noqa: F401 - registers its command
+from daemon.cli.asking import ask as _ask
+from daemon.cli.asking import client_of as _client
+from daemon.cli.asking import show as _show
 from daemon.cli.ends import EXIT_PENDING, AnswerLost, CommandFailed
 from daemon.cli.root import Json, LimitOption, Mint, Npub, Socket, app, melts_app
 
@@ -16,37 +19,7 @@ DECISION_TIMEOUT_S = 180.0
 """A decision asks the mint and may swap there."""
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from daemon.cli.client import Client, Reply
-
-
-def _client(path: Path | None) -> Client:
-    from daemon.cli.client import Client, find_socket  # noqa: PLC0415 - httpx costs 100 ms that --help need not wait for
-
-    return Client(find_socket(path))
-
-
-def _show(reply: Reply, as_json: bool, view: Callable[[dict[str, Any]], None]) -> None:  # noqa: FBT001
-    """Print the answer; a problem document ends the command with 1."""
-    from daemon.cli import tables  # noqa: PLC0415
-
-    if as_json:
-        tables.as_json(reply.body)
-    elif reply.ok:
-        view(reply.body)
-    else:
-        tables.problem(reply.body)
-    if not reply.ok:
-        raise typer.Exit(1)
-
-
-def _ask(call: Callable[[], Reply]) -> Reply:
-    """A request whose lost answer is a plain failure: repeating it does no harm."""
-    try:
-        return call()
-    except AnswerLost as error:
-        raise CommandFailed(str(error)) from error
+    from daemon.cli.client import Reply
 
 
 @app.command(epilog="Example: meltd melt --npub npub1... --mint main --invoice lnbc10n1...")

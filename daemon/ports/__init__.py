@@ -22,6 +22,7 @@ from daemon.ports.core import (
     StatusReport,
     TokenMention,
 )
+from daemon.ports.summaries import SummaryReads
 
 __all__ = [
     "Check",
@@ -36,5 +37,6 @@ __all__ = [
     "Readiness",
     "ReconcileReport",
     "StatusReport",
+    "SummaryReads",
     "TokenMention",
 ]

@@ -223,6 +223,16 @@ class StoreSettings(Section):
     )
 
 
+class SummarySettings(Section):
+    """The daily summaries of mints and users."""
+
+    interval_s: Seconds = Field(
+        default=21_600,
+        description="How often today's summary is brought up to date; each time the holdings are added up. A day that is "
+        "over is closed by the first round after it.",
+    )
+
+
 class LogSettings(Section):
     """The log, on standard error."""
 
@@ -314,6 +324,7 @@ class Settings(BaseSettings):
         max_length=1000,
     )
     sweep: SweepSettings = Field(default_factory=SweepSettings, description="Reconciliation.")
+    summary: SummarySettings = Field(default_factory=SummarySettings, description="Daily summaries.")
     melt: MeltSettings = Field(default_factory=MeltSettings, description="Paying invoices.")
     store: StoreSettings = Field(default_factory=StoreSettings, description="Use of the database.")
     log: LogSettings = Field(default_factory=LogSettings, description="The log.")

@@ -32,6 +32,7 @@ from melt.model.mint import (
     StillPending,
     SwapAnswer,
 )
+from melt.model.summary import Activity, DaySummary, Holding, Solvency
 from melt.model.token import Balance, Dleq, MalformedToken, NewProof, Owner, Proof, Reservation, Token
 from melt.model.words import (
     AMOUNT_MAX,
@@ -91,6 +92,7 @@ __all__ = [
     "TERMINAL",
     "TOKEN_MOVES",
     "Action",
+    "Activity",
     "Actor",
     "Ambiguous",
     "AtomicResult",
@@ -100,12 +102,14 @@ __all__ = [
     "BlindedMessage",
     "Correction",
     "CriticalEvent",
+    "DaySummary",
     "Discrepancy",
     "DiscrepancyState",
     "Dleq",
     "DriftType",
     "EventType",
     "Finding",
+    "Holding",
     "InputRef",
     "JournalKind",
     "Keyset",
@@ -135,6 +139,7 @@ __all__ = [
     "ResolveAs",
     "Restored",
     "Signed",
+    "Solvency",
     "StillPending",
     "SwapAnswer",
     "SwapPlan",

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from melt.errors import Severity
     from melt.model.journal import Actor
+    from melt.model.summary import Solvency
     from melt.model.words import (
         Action,
         DiscrepancyState,
@@ -182,7 +183,8 @@ class SweepRecord:
 
     ``position`` is the last ``_id`` that was done, None before the first. Counts are documents and proofs of
     this tour. ``found`` and ``corrected`` are by drift type. ``sampled`` is how far the sample of spent and failed
-    documents has come, over all tours.
+    documents has come, over all tours. ``owed`` and ``honoured`` are by unit, of this tour so far, and ``solvency`` is
+    what the last whole tour came to.
     """
 
     mint: MintAlias
@@ -198,6 +200,9 @@ class SweepRecord:
     corrected: Mapping[str, int]
     error: str | None
     sampled: TokenId | None = None
+    owed: Mapping[str, int] = field(default_factory=dict)
+    honoured: Mapping[str, int] = field(default_factory=dict)
+    solvency: tuple[Solvency, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from melt.ports.outside import Clock, Entropy, Mint, Outputs, StoreThreads
 from melt.ports.store import Store, Tour
+from melt.ports.summaries import HoldingsWalk, SummaryStore
 from melt.ports.telling import EventNotices, EventSpool, Telemetry
 
 __all__ = [
@@ -16,10 +17,12 @@ __all__ = [
     "Entropy",
     "EventNotices",
     "EventSpool",
+    "HoldingsWalk",
     "Mint",
     "Outputs",
     "Store",
     "StoreThreads",
+    "SummaryStore",
     "Telemetry",
     "Tour",
 ]

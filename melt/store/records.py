@@ -13,6 +13,7 @@ from melt.model import (
     EventType,
     MeltId,
     MintAlias,
+    Solvency,
     SweepRecord,
     TokenId,
     TokenStatus,
@@ -148,6 +149,11 @@ class Records(Core):
             "corrected": dict(record.corrected),
             "error": record.error,
             "sampled": record.sampled,
+            "owed": dict(record.owed),
+            "honoured": dict(record.honoured),
+            "solvency": [
+                {"unit": one.unit, "owed": one.owed, "honoured": one.honoured, "at": one.at} for one in record.solvency
+            ],
         }
         chosen = {"_id": raw["_id"]}
         self._run(lambda session: self._c.sweeps.replace_one(chosen, raw, upsert=True, session=session))
@@ -235,6 +241,18 @@ def read_sweep(raw: Document) -> SweepRecord:
         corrected=_counts(raw.get("corrected")),
         error=raw.get("error"),
         sampled=None if raw.get("sampled") is None else TokenId(raw["sampled"]),
+        owed=_counts(raw.get("owed")),
+        honoured=_counts(raw.get("honoured")),
+        solvency=tuple(
+            Solvency(
+                mint=MintAlias(raw["_id"]),
+                unit=str(one["unit"]),
+                owed=int(one["owed"]),
+                honoured=int(one["honoured"]),
+                at=record_time(one["at"]),
+            )
+            for one in raw.get("solvency") or ()
+        ),
     )
 
 

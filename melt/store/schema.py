@@ -126,6 +126,10 @@ _EVENTS = _schema(
 _LEASES = _schema(["_id", "renewals", "at"], {"_id": _TEXT, "renewals": _NATURAL, "at": _DATE})
 _COUNTERS = _schema(["_id", "next"], {"_id": _TEXT, "next": {"bsonType": _NUMBER, "minimum": 0, "maximum": 2**31}})
 _SWEEPS = _schema(["_id", "tour", "started_at", "documents", "proofs"], {"_id": _TEXT, "tour": _NATURAL})
+_SUMMARIES = _schema(
+    ["_id", "day", "mint", "unit", "made_at", "liabilities", "activity"],
+    {"_id": _TEXT, "day": _TEXT, "mint": _TEXT, "unit": _TEXT, "npub": _TEXT_OR_NONE, "made_at": _DATE},
+)
 _SEALS = _schema(["_id"], {"_id": _TEXT})
 
 
@@ -164,6 +168,7 @@ _OWN_INDEXES: dict[str, tuple[Index, ...]] = {
     "leases": (),
     "counters": (),
     "sweeps": (),
+    "summaries": (Index(name="npub_day", keys=_ascending("npub", "day")),),
     "seals": (),
 }
 _VALIDATORS = {
@@ -174,6 +179,7 @@ _VALIDATORS = {
     "leases": _LEASES,
     "counters": _COUNTERS,
     "sweeps": _SWEEPS,
+    "summaries": _SUMMARIES,
     "seals": _SEALS,
 }
 _TOKEN_INDEXES = (

@@ -77,7 +77,7 @@ async def running_api(
     } | options
     with tempfile.TemporaryDirectory(prefix="meltd-") as folder:  # short: a socket path has 107 bytes
         bound = bind(Path(folder) / "s.sock")
-        app = build_api(service, operations, ApiOptions(**given))
+        app = build_api(service, operations, ApiOptions(**given), summaries=operations)
         server = UnixServer(app, bound, connections_max=connections_max, request_timeout_s=idle_timeout_s)
         await server.start()
         transport = httpx.AsyncHTTPTransport(uds=str(bound.path))

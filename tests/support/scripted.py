@@ -19,10 +19,12 @@ from daemon.ports import (
 from melt.errors import Severity
 from melt.model import (
     Action,
+    Activity,
     Actor,
     AuditEntry,
     Balance,
     CriticalEvent,
+    DaySummary,
     Discrepancy,
     DiscrepancyState,
     DriftType,
@@ -139,6 +141,23 @@ def make_finding() -> Finding:
         ys=record.ys,
         evidence={"held": "unspent"},
     )
+
+
+def make_summary(**changes: Any) -> DaySummary:
+    activity = Activity(melts=3, paid=310, lightning_fees=3, input_fees=2, found={"DB_UNSPENT_MINT_SPENT": 1})
+    given: dict[str, Any] = {
+        "day": "2026-03-01",
+        "mint": MintAlias("main"),
+        "unit": "sat",
+        "npub": None,
+        "made_at": datetime(2026, 3, 1, 12, tzinfo=UTC),
+        "is_final": False,
+        "liabilities": {"unspent": 900, "pending": 100},
+        "activity": activity,
+        "verified": 1000,
+        "verified_at": datetime(2026, 3, 1, 11, tzinfo=UTC),
+    }
+    return DaySummary(**{**given, **changes})
 
 
 def make_event(*, resolved: bool = False) -> CriticalEvent:
@@ -339,6 +358,12 @@ class ScriptedOperations:
     async def status(self) -> StatusReport:
         self._call("status")
         return self.state
+
+    async def summaries(
+        self, *, mint: MintAlias | None, npub: str | None, day: str | None, limit: int
+    ) -> tuple[DaySummary, ...]:
+        self._call("summaries", mint=mint, npub=npub, day=day, limit=limit)
+        return (make_summary(npub=npub),)
 
     async def pause(self, *, mint: MintAlias | None, reason: str, actor: Actor) -> None:
         self._call("pause", mint=mint, reason=reason, actor=actor)

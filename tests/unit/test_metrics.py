@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from daemon.metrics import ALL_MINTS, MINTS_MAX, SEVERITIES_OF, UNCONFIGURED, UNITS_MAX, Metrics
 from melt.drift import SEVERITIES
 from melt.errors import Code, ConfigError, Severity
-from melt.model import DriftType, EventType, MeltState, MintAlias, TokenStatus
+from melt.model import DriftType, EventType, MeltState, MintAlias, Solvency, TokenStatus
 from melt.ports import Telemetry
 
 MAIN = MintAlias("main")
@@ -77,6 +77,9 @@ def exercised() -> Metrics:
         metrics.set_sweep_schedule(mint, interval_s=60, last_success=datetime(2024, 1, 1, tzinfo=UTC))
         metrics.set_liabilities(mint, "sat", TokenStatus.UNSPENT, 1000)
         metrics.set_liabilities(mint, URL, TokenStatus.UNSPENT, 1000)
+        metrics.set_solvency(
+            mint, [Solvency(mint=MAIN, unit="sat", owed=5, honoured=4, at=datetime(2024, 1, 1, tzinfo=UTC))]
+        )
         metrics.set_paused(mint, paused=True)
     telemetry.melt_refused("INSUFFICIENT_FUNDS")
     telemetry.melt_refused(NPUB)
