@@ -24,7 +24,7 @@ def run(arguments: list[str] | None = None) -> int:
 
 def _run(arguments: list[str] | None) -> int:
     """Errors that meltd knows are one message, never a traceback."""
-    from daemon.cli import commands  # noqa: F401, PLC0415 - the commands register themselves
+    from daemon.cli import commands, restore  # noqa: F401, PLC0415 - the commands register themselves
     from daemon.cli.ends import EXIT_CONFIG, EXIT_NO_DAEMON, CommandFailed, NoDaemon  # noqa: PLC0415 - cheap start
     from daemon.cli.root import app  # noqa: PLC0415
     from melt.errors import ConfigError, MeltdError  # noqa: PLC0415

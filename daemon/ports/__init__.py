@@ -22,6 +22,7 @@ from daemon.ports.core import (
     StatusReport,
     TokenMention,
 )
+from daemon.ports.restore import RestoreOperations
 
 __all__ = [
     "Check",
@@ -35,6 +36,7 @@ __all__ = [
     "ProofStory",
     "Readiness",
     "ReconcileReport",
+    "RestoreOperations",
     "StatusReport",
     "TokenMention",
 ]

@@ -126,6 +126,7 @@ _EVENTS = _schema(
 _LEASES = _schema(["_id", "renewals", "at"], {"_id": _TEXT, "renewals": _NATURAL, "at": _DATE})
 _COUNTERS = _schema(["_id", "next"], {"_id": _TEXT, "next": {"bsonType": _NUMBER, "minimum": 0, "maximum": 2**31}})
 _SWEEPS = _schema(["_id", "tour", "started_at", "documents", "proofs"], {"_id": _TEXT, "tour": _NATURAL})
+_RESTORES = _schema(["_id", "rounds", "started_at"], {"_id": _TEXT, "rounds": _NATURAL, "started_at": _DATE})
 _SEALS = _schema(["_id"], {"_id": _TEXT})
 
 
@@ -143,6 +144,11 @@ _OWN_INDEXES: dict[str, tuple[Index, ...]] = {
         Index(name="mint_state", keys=_ascending("mint_key", "state", "updated_at")),
         Index(name="npub", keys=_ascending("npub", "created_at")),
         Index(name="inputs_y", keys=_ascending("inputs.y")),
+        # What ended when, and who planned which counters: the walks of a restore.
+        Index(name="mint_ended", keys=_ascending("mint_key", "ended_at", "_id")),
+        Index(name="blanks", keys=_ascending("blanks.keyset_id", "blanks.counter"), sparse=True),
+        Index(name="swap", keys=_ascending("swap.outputs.keyset_id", "swap.outputs.counter"), sparse=True),
+        Index(name="fence", keys=_ascending("fence.outputs.keyset_id", "fence.outputs.counter"), sparse=True),
     ),
     "discrepancies": (
         Index(name="state", keys=_ascending("state", "last_seen")),
@@ -164,6 +170,7 @@ _OWN_INDEXES: dict[str, tuple[Index, ...]] = {
     "leases": (),
     "counters": (),
     "sweeps": (),
+    "restores": (),
     "seals": (),
 }
 _VALIDATORS = {
@@ -174,6 +181,7 @@ _VALIDATORS = {
     "leases": _LEASES,
     "counters": _COUNTERS,
     "sweeps": _SWEEPS,
+    "restores": _RESTORES,
     "seals": _SEALS,
 }
 _TOKEN_INDEXES = (
