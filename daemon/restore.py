@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 _log = structlog.get_logger("meltd.restore")
 
 PAGE_ENTRIES: Final = 25
+FOUND_MAX: Final = 1_000
+"""How many discoveries an answer lists; its counts are of all."""
 BEAT_S: Final = 30.0
 ACTOR: Final = Actor(name="restore")
 UNSUPPORTED: Final = "the mint can't restore (it does not list NUT-09)"
@@ -313,6 +315,8 @@ class Restores:
             "amounts": report.imported_amounts,
             "seconds": round(report.seconds, 3),
         }
+        if report.refused or report.foreign:
+            said |= {"refused_signatures": report.refused, "entries_of_another_seed": report.foreign}
         problems = [*report.errors, *([] if error is None else [error])]
         if problems:
             _log.warning("restore round ended", **said, errors=problems)
@@ -336,7 +340,7 @@ def _sum(reports: list[RestoreReport], *, dry_run: bool, seconds: float) -> Rest
         signed=sum(report.signed for report in reports),
         refused=sum(report.refused for report in reports),
         foreign=sum(report.foreign for report in reports),
-        discoveries=tuple(one for report in reports for one in report.discoveries),
+        discoveries=tuple(one for report in reports for one in report.discoveries)[:FOUND_MAX],
         imported=sum(report.imported for report in reports),
         imported_amounts=amounts,
         errors=tuple(sentence for report in reports for sentence in report.errors),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -58,10 +58,13 @@ class Importer:
 
         ``believed`` false: a sentinel failed, so nothing is imported. Raises StoreError.
         """
-        records: Sequence[Discrepancy | Finding] = [one.lacking.finding for one in found]
+        findings = [one.lacking.finding for one in found]
+        if not believed:
+            findings = [replace(one, evidence={**one.evidence, "mint_state": NOT_BELIEVED}) for one in findings]
+        records: Sequence[Discrepancy | Finding] = findings
         ids = [f"{DriftType.PROOF_NOT_IN_DB}:{one.lacking.finding.subject}" for one in found]
         if found and not run.dry_run:
-            records = await self.threads(lambda: self.store.record([one.lacking.finding for one in found]))
+            records = await self.threads(lambda: self.store.record(findings))
             for record in records:
                 if isinstance(record, Discrepancy) and record.sightings == 1:
                     self.telemetry.drift_found(record.type, record.severity, record.mint)

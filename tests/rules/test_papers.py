@@ -9,6 +9,7 @@ import pytest
 import typer
 
 from daemon.cli import commands as _registered  # noqa: F401 - the commands register themselves
+from daemon.cli import restore as _restore  # noqa: F401
 from daemon.cli.root import app
 
 ROOT = Path(__file__).parents[2]
