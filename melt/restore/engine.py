@@ -36,6 +36,7 @@ from melt.restore.ranges import (
     blocks_in,
     counter_subject,
     covers,
+    merged,
     plans_of,
     uncovered,
 )
@@ -53,6 +54,8 @@ if TYPE_CHECKING:
 
 WINDOW: Final = 10 * BLOCK
 """Counters that are looked at together; a multiple of BLOCK."""
+JOURNAL_WINDOW: Final = 100 * WINDOW
+"""Counters whose plans are read from the journal in one go: some servers read all of the journal for it."""
 RESTORE_NUT: Final = 9
 
 
@@ -197,24 +200,29 @@ class Restorer:
             taken = await self._threads(partial(self._store.counter, self._outputs.seed_id, keyset_id))
             end = block_of(taken + GAP + BLOCK - 1).first
             position = after.counter if after is not None and after.keyset_id == keyset_id else 0
+            planned: tuple[Span, ...] = ()
+            read_to = 0
             while position < end:
                 here = CounterPosition(keyset_id=keyset_id, counter=position)
                 if run.is_spent or stop():
                     return here
                 await keep(here)
                 window = Span(position, min(position + WINDOW, end))
-                last = await self._window(mint, keysets[keyset_id], window, run)
+                if window.end > read_to:
+                    read_to = position + JOURNAL_WINDOW
+                    planned = await self._planned(keysets[keyset_id], Span(position, read_to))
+                last = await self._window(mint, keysets[keyset_id], window, planned, run)
                 if last is not None:
                     # As wallets do it: signatures near the end mean that there may be more behind them.
                     end = max(end, block_of(last + GAP + BLOCK).first)
                 position = window.end
         return None
 
-    async def _window(self, mint: Mint, keyset: Keyset, window: Span, run: Run) -> int | None:
-        """One window; the last counter of no entry that the mint has signed."""
+    async def _window(self, mint: Mint, keyset: Keyset, window: Span, planned: Sequence[Span], run: Run) -> int | None:
+        """One window; the last counter of no entry that the mint has signed. ``planned`` may be of a while ago."""
         run.requests_left -= 1  # looking into the journal is work too: a walk without requests must end as well
         run.blocks += len(blocks_in(window))
-        gaps = uncovered(window, await self._planned(keyset, window))
+        gaps = uncovered(window, planned)
         plans = [self._blanks(keyset, piece) for gap in gaps for piece in _pieces(gap)]
         asked = await ask_signed(
             mint, self._outputs, self._threads, plans, batch=self.policy.batch_outputs, pace=run.pace
@@ -256,7 +264,7 @@ class Restorer:
         planned = await self._threads(
             partial(self._restores.planned_counters, self._outputs.seed_id, keyset.id, window.first, window.end)
         )
-        return tuple(Span(counter, counter + count) for counter, count in planned)
+        return merged(Span(counter, counter + count) for counter, count in planned)
 
     async def _operator(self, mint: Mint, unit: str) -> Owner | None:
         """Whose becomes what nobody planned."""

@@ -60,6 +60,17 @@ def span_of(plan: OutputPlan) -> Span:
     return Span(plan.counter, plan.counter + len(plan.amounts))
 
 
+def merged(spans: Iterable[Span]) -> tuple[Span, ...]:
+    """The same counters in as few spans as can be, ascending. Counters are taken in a row, so these are few."""
+    found: list[Span] = []
+    for span in sorted(spans):
+        if found and span.first <= found[-1].end:
+            found[-1] = Span(found[-1].first, max(found[-1].end, span.end))
+        elif len(span):
+            found.append(span)
+    return tuple(found)
+
+
 def uncovered(within: Span, planned: Iterable[Span]) -> tuple[Span, ...]:
     """What of ``within`` no planned span covers, ascending. Spans may overlap, touch and come in any order."""
     found: list[Span] = []

@@ -19,6 +19,7 @@ from melt.restore.ranges import (
     blocks_in,
     counter_subject,
     covers,
+    merged,
     plans_of,
     span_of,
     uncovered,
@@ -48,6 +49,13 @@ def test_every_counter_is_planned_or_uncovered_and_never_both(within: Span, plan
         assert covers(gaps, counter) == (inside and not covers(planned, counter))
     assert all(len(gap) for gap in gaps)
     assert all(a.end < b.first for a, b in pairwise(gaps)), "touching gaps are one"
+
+
+@given(spans=st.lists(SPANS, max_size=8))
+def test_merged_spans_hold_the_same_counters_in_fewer_spans(spans: list[Span]) -> None:
+    few = merged(spans)
+    assert all(covers(few, counter) == covers(spans, counter) for counter in range(80))
+    assert all(a.end < b.first for a, b in pairwise(few))
 
 
 def test_blocks_are_aligned_so_that_the_same_value_is_the_same_record() -> None:
