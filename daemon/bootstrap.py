@@ -24,6 +24,7 @@ from daemon.notify import Notifier
 from daemon.operations import DaemonOperations, Process
 from daemon.pauses import Pauses
 from daemon.ports import Check
+from daemon.restore import Restores, RoundPolicy
 from daemon.schedule import Schedule
 from daemon.spool import Spool
 from daemon.summary import Summaries
@@ -43,6 +44,7 @@ from melt.model import MintAlias
 from melt.preflight import Preflight
 from melt.reconcile import ReconcilePolicy, Reconciler
 from melt.recovery import Patience, Recovery, RecoveryPolicy
+from melt.restore import RestorePolicy, Restorer
 from melt.saga import Engine, Forward, MeltPolicy, Watcher, WatchPolicy
 from melt.store import MongoStore, Threads
 
@@ -103,7 +105,7 @@ class Daemon:
         holder = folder.instance_id(settings.instance_id_path)
         aliases = [MintAlias(alias) for alias in settings.mints]
         self.metrics = metrics = WatchingMetrics(version=version, clock=clock, mints=aliases)
-        loops = ["watch", "gauges", "webhook", *(f"sweep-{alias}" for alias in aliases), "summary"]
+        loops = ["watch", "gauges", "webhook", *(f"sweep-{alias}" for alias in aliases), "summary", "restore"]
         metrics.declare(aliases, units=("sat", "msat"), jobs=loops[3:], loops=loops)
         breakers = metrics.breakers = {
             alias: Breaker(
@@ -232,6 +234,14 @@ class Daemon:
             holder=holder,
             breakers=breakers,
         )
+        caps = Caps(
+            CapPolicy(
+                count_per_run=sweep.corrections_max_count_per_cycle,
+                count_per_hour=sweep.corrections_max_count_per_hour,
+                value_per_run=sweep.corrections_max_value_per_cycle,
+                share_per_run=sweep.corrections_max_share_per_cycle,
+            )
+        )
         reconciler = Reconciler(
             store=store,
             threads=threads,
@@ -242,14 +252,7 @@ class Daemon:
             entropy=entropy,
             telemetry=metrics,
             policy=ReconcilePolicy(pending_grace_s=sweep.pending_grace_s, confirm_after_s=sweep.confirm_after_s),
-            caps=Caps(
-                CapPolicy(
-                    count_per_run=sweep.corrections_max_count_per_cycle,
-                    count_per_hour=sweep.corrections_max_count_per_hour,
-                    value_per_run=sweep.corrections_max_value_per_cycle,
-                    share_per_run=sweep.corrections_max_share_per_cycle,
-                )
-            ),
+            caps=caps,
             holder=holder,
         )
         self.sweeper = Sweeper(
@@ -272,6 +275,40 @@ class Daemon:
             clock=clock,
         )
         self._gauges_now = asyncio.Event()
+        restore = settings.restore
+        self.restores = Restores(
+            store=store,
+            restores=store,
+            threads=threads,
+            mints=mints,
+            restorer=Restorer(
+                store=store,
+                restores=store,
+                threads=threads,
+                outputs=seed,
+                states=reconciler.states,
+                events=events,
+                clock=clock,
+                telemetry=metrics,
+                caps=caps,
+                policy=RestorePolicy(
+                    batch_outputs=restore.batch_outputs,
+                    operator_npub=restore.operator_npub,
+                ),
+                is_paused=self.pauses.reason,
+            ),
+            events=events,
+            metrics=metrics,
+            clock=clock,
+            policy=RoundPolicy(
+                interval_s=restore.interval_s,
+                window_s=restore.window_s,
+                requests_max_per_round=restore.requests_max_per_round,
+                requests_max_on_request=restore.requests_max_on_request,
+                pause_s=restore.pause_s,
+            ),
+            on_found=self._gauges_now.set,
+        )
         self._http: HealthServer | None = None
         self.supervisor = Supervisor(drain_s=settings.drain_s, counters=metrics, notifier=Notifier())
         self.operations = DaemonOperations(
@@ -327,6 +364,10 @@ class Daemon:
         tick = self._schedule.every("summary", self.settings.summary.interval_s, jitter_s=60.0)
         self._ticks.append(tick)
         supervisor.add_loop("summary", partial(self._summarise, tick), stall_after_s=1800.0)
+        restore = self.settings.restore
+        tick = self._schedule.every("restore", restore.interval_s, jitter_s=restore.interval_s * 0.05, at_once=False)
+        self._ticks.append(tick)
+        supervisor.add_loop("restore", partial(self._restore, tick))
         supervisor.on_drain("melts", self._drain_melts)
 
     # --- components ---
@@ -358,6 +399,7 @@ class Daemon:
         self.metrics.set_store_up(True)
         await self.events.flush()
         await self.sweeper.load()
+        await self.restores.load()
         self._show_pauses()
         now = self.settings.sweep.interval_s
         for alias in self.mints:
@@ -393,6 +435,7 @@ class Daemon:
                 version=version,
             ),
             summaries=self.summaries,
+            restores=self.restores,
         )
         self._api = UnixServer(
             app,
@@ -448,6 +491,15 @@ class Daemon:
                     await self.summaries.make(context.stopping.is_set, context.beat)
                 except StoreError as error:
                     _log.warning("the summaries could not be made", code=error.code.value, detail=error.detail)
+
+    async def _restore(self, tick: Tick, context: LoopContext) -> None:
+        """Looking for lost value, at one mint after another."""
+        if self.restores.is_overdue():
+            tick.wake()
+        while not context.stopping.is_set():
+            context.beat()
+            if await tick.wait(SWEEP_BEAT_S) and not context.stopping.is_set():
+                await self.restores.round(context.stopping.is_set, context.beat)
 
     async def _gauges(self, context: LoopContext) -> None:
         """What the database knows, as metrics: open events survive a restart this way."""

@@ -31,7 +31,7 @@ from prometheus_client import (
 
 from melt.errors import Code, ConfigError, Severity
 from melt.model import MELT_MOVES, DriftType, EventType, MeltState, MintAlias, TokenStatus
-from melt.ports import Store, SummaryStore
+from melt.ports import RestoreStore, Store, SummaryStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -68,8 +68,10 @@ MINT_OUTCOMES: Final = ("ok", "rejected", "error")
 STORE_OUTCOMES: Final = ("ok", "refused", "error")
 """``refused``: a lost race or a duplicate, which are answers; ``error``: the store failed."""
 STORE_METHODS: Final = tuple(
-    sorted({name for port in (Store, SummaryStore) for name in vars(port) if not name.startswith("_")})
+    sorted({name for port in (Store, RestoreStore, SummaryStore) for name in vars(port) if not name.startswith("_")})
 )
+RESTORE_OUTCOMES: Final = ("ok", "error", "unsupported")
+"""``unsupported``: the mint does not restore (NUT-09)."""
 SEVERITIES_OF: Final[dict[DriftType, tuple[Severity, ...]]] = {
     DriftType.DB_UNSPENT_MINT_SPENT: (Severity.HIGH,),
     DriftType.DB_PENDING_MINT_SPENT: (Severity.MEDIUM,),
@@ -126,6 +128,7 @@ class Metrics:
         self._make_drift()
         self._make_melts()
         self._make_sweep()
+        self._make_restore()
         self._make_edges()
         self._make_daemon()
         ProcessCollector(registry=self.registry)
@@ -210,6 +213,23 @@ class Metrics:
         )
         self._summary_success = self._gauge(
             "day_summaries_last_success_timestamp_seconds", "When the day's summary was last made; 0: never."
+        )
+
+    def _make_restore(self) -> None:
+        money = ("mint", "unit")
+        self._restore_rounds = self._counter(
+            "restore_rounds_total", "Rounds of looking for lost value, by outcome.", "mint", "outcome"
+        )
+        self._restore_outputs = self._counter(
+            "restore_outputs_total", "Outputs that a mint was asked about (NUT-09).", "mint"
+        )
+        self._restored = self._counter(
+            "restored_amount_total", "Value that the database lacked and was imported, in the unit.", *money
+        )
+        self._late_change = self._counter(
+            "restored_late_change_amount_total",
+            "The part of it that had been booked as a shortfall or a fee, in the unit.",
+            *money,
         )
 
     def _make_edges(self) -> None:
@@ -307,12 +327,15 @@ class Metrics:
             for to_state in moves:
                 self._recovered.labels(mint, from_state, to_state)
         for unit in self._units:
-            for amount in (self._paid, self._fees, self._shortfall):
+            for amount in (self._paid, self._fees, self._shortfall, self._restored, self._late_change):
                 amount.labels(mint, unit)
         self._sweep_documents.labels(mint)
         self._sweep_proofs.labels(mint)
         for outcome in ("ok", "error"):
             self._sweeps.labels(mint, outcome)
+        self._restore_outputs.labels(mint)
+        for outcome in RESTORE_OUTCOMES:
+            self._restore_rounds.labels(mint, outcome)
         for endpoint in ENDPOINTS:
             for outcome in MINT_OUTCOMES:
                 self._mint_requests.labels(mint, endpoint, outcome)
@@ -392,6 +415,21 @@ class Metrics:
         self._sweep_s.labels(self._mint(mint)).observe(seconds)
         if ok:
             self._sweep_success.labels(self._mint(mint)).set(self._now())
+
+    def restore_asked(self, mint: MintAlias, outputs: int) -> None:
+        self._restore_outputs.labels(self._mint(mint)).inc(max(0, outputs))
+
+    def restored(self, mint: MintAlias, unit: str, amount: int, late_change: int) -> None:
+        """An import's amounts, in ``unit``."""
+        label = self._unit(unit)
+        if label is None or min(amount, late_change) < 0:
+            return
+        self._restored.labels(self._mint(mint), label).inc(amount)
+        self._late_change.labels(self._mint(mint), label).inc(late_change)
+
+    def restore_round_ended(self, mint: MintAlias, outcome: str) -> None:
+        """``outcome`` is one of :data:`RESTORE_OUTCOMES`."""
+        self._restore_rounds.labels(self._mint(mint), outcome if outcome in RESTORE_OUTCOMES else OTHER).inc()
 
     def mint_request(self, mint: MintAlias, endpoint: str, outcome: str, seconds: float) -> None:
         """``endpoint`` is one of :data:`ENDPOINTS`, ``outcome`` one of :data:`MINT_OUTCOMES`."""

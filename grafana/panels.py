@@ -275,6 +275,34 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
         ),
     ),
     (
+        "Restore",
+        (
+            Panel(
+                title="Value restored",
+                description=f"Lacked in the database and imported from the mint; of it what had been booked as missing. {AMOUNTS}",
+                unit="short",
+                queries=(
+                    *increase("meltd_restored_amount_total", "mint, unit", "{{mint}} ({{unit}})"),
+                    *increase(
+                        "meltd_restored_late_change_amount_total", "mint, unit", "{{mint}} late change ({{unit}})"
+                    ),
+                ),
+            ),
+            Panel(
+                title="Outputs asked about per second",
+                description="Planned outputs, and counters that no melt planned, by NUT-09.",
+                unit="ops",
+                queries=rate("meltd_restore_outputs_total", "mint", "{{mint}}"),
+            ),
+            Panel(
+                title="Restore rounds ended",
+                description="By outcome; after an error the next round goes on from there. Unsupported: the mint can't restore.",
+                unit="short",
+                queries=increase("meltd_restore_rounds_total", "mint, outcome", "{{mint}} {{outcome}}"),
+            ),
+        ),
+    ),
+    (
         "Melts",
         (
             Panel(

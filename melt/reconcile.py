@@ -185,6 +185,10 @@ class Reconciler:
 
     # --- asking ---
 
+    async def states(self, mint: Mint, ys: Sequence[Y]) -> Mapping[Y, MintState]:
+        """See :class:`melt.ports.StateQuestion`: the same question, with the same sentinels, for others."""
+        return await self._states(mint, ys)
+
     async def _states(self, mint: Mint, ys: Sequence[Y]) -> dict[Y, MintState]:
         """
         The mint's states, with sentinels: one Y repeated, and Ys that this mint once called SPENT.

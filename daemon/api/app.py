@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import structlog
@@ -23,6 +24,7 @@ from daemon.api import answers, bodies, problems
 from daemon.api.evidence import EvidenceAnswer
 from daemon.api.openapi import describe
 from daemon.api.peers import ACTOR_NAME, AllowList, peer_in
+from daemon.api.restore import add_restore
 from daemon.api.status import StatusAnswer
 from daemon.api.summaries import add_summaries
 from melt.errors import Code, MeltdError
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from daemon.ports import MeltService, Operations, SummaryReads
+    from daemon.ports import MeltService, Operations, RestoreOperations, SummaryReads
     from melt.model import Melt
 
 log = structlog.get_logger("meltd.api")
@@ -64,7 +66,14 @@ class ApiOptions:
     version: str = "0"
 
 
-def build_api(service: MeltService, operations: Operations, options: ApiOptions, *, summaries: SummaryReads) -> ASGIApp:
+def build_api(
+    service: MeltService,
+    operations: Operations,
+    options: ApiOptions,
+    *,
+    summaries: SummaryReads,
+    restores: RestoreOperations | None = None,
+) -> ASGIApp:
     """The whole application, with the gate in front."""
     app = FastAPI(
         title="meltd", version=options.version, openapi_url="/v1/openapi.json", docs_url=None, redoc_url=None,
@@ -75,6 +84,7 @@ def build_api(service: MeltService, operations: Operations, options: ApiOptions,
     _add_reads(app, operations, options)
     _add_writes(app, operations, options)
     add_summaries(app, summaries)
+    add_restore(app, restores, limit=options.body_bytes_max, refuse=partial(_refuse_when, options), actor=_actor)
     _add_handlers(app)
     describe(app)
     return Gate(app, options.allow)

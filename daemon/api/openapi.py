@@ -10,6 +10,7 @@ from pydantic.json_schema import models_json_schema
 from daemon.api import answers, bodies
 from daemon.api.evidence import EvidenceAnswer
 from daemon.api.problems import MEDIA_TYPE, STATUS_OF, Problem
+from daemon.api.restore import RestoreAnswer, RestoreBody
 from daemon.api.status import StatusAnswer
 from daemon.api.summaries import SummariesAnswer
 from melt.errors import Code
@@ -49,6 +50,11 @@ _ROUTES: Final[dict[tuple[str, str], tuple[type[BaseModel] | None, dict[int, typ
         bodies.ReconcileBody,
         {200: answers.ReconcileAnswer},
         (Code.MINT_UNKNOWN, Code.MINT_UNREACHABLE, Code.SHUTTING_DOWN, Code.PAUSED),
+    ),
+    ("/v1/restore", "post"): (
+        RestoreBody,
+        {200: RestoreAnswer},
+        (Code.MINT_UNKNOWN, Code.NOT_FOUND, Code.WRONG_STATE, Code.SHUTTING_DOWN),
     ),
     ("/v1/events/drill", "post"): (bodies.DrillBody, {201: answers.EventAnswer}, ()),
     ("/v1/events/{id}/resolve", "post"): (bodies.ResolveBody, {200: answers.EventAnswer}, (Code.NOT_FOUND,)),

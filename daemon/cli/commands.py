@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import daemon.cli.process
-import daemon.cli.summaries  # noqa: F401 - registers its command
+import daemon.cli.restore
+import daemon.cli.summaries  # noqa: F401
 from daemon.cli.asking import ask as _ask
 from daemon.cli.asking import client_of as _client
 from daemon.cli.asking import show as _show

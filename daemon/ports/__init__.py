@@ -22,6 +22,7 @@ from daemon.ports.core import (
     StatusReport,
     TokenMention,
 )
+from daemon.ports.restore import RestoreOperations
 from daemon.ports.summaries import SummaryReads
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "ProofStory",
     "Readiness",
     "ReconcileReport",
+    "RestoreOperations",
     "StatusReport",
     "SummaryReads",
     "TokenMention",

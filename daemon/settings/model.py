@@ -214,6 +214,33 @@ class MeltSettings(Section):
         return self
 
 
+class RestoreSettings(Section):
+    """Looking for value that our outputs hold at a mint and the database lacks (NUT-09)."""
+
+    interval_s: Seconds = Field(default=86_400, description="From one round over all mints to the next.")
+    window_s: Seconds = Field(
+        default=86_400 * 30,
+        description="Melts that ended within this time are asked about first in each round; older ones slowly, in turn.",
+    )
+    requests_max_per_round: Annotated[int, Field(ge=4, le=1_000_000)] = Field(
+        default=2000, description="At most so many requests to a mint in a round; the next one goes on from there."
+    )
+    requests_max_on_request: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        default=20_000,
+        description="Likewise to a mint when asked for by command; the answer says so when it is reached.",
+    )
+    batch_outputs: Annotated[int, Field(ge=1, le=1000)] = Field(default=100, description="Outputs in one request.")
+    pause_s: Annotated[float, Field(ge=0, le=60)] = Field(
+        default=0.1, description="Between two requests of a round, so that payments go first."
+    )
+    operator_npub: str | None = Field(
+        default=None,
+        pattern=r"^npub1[a-z0-9]{58,63}$",
+        description="Whose becomes value at counters that no entry of this database planned (another database with the same "
+        "seed, or a backup that was restored). Left out: such value is only recorded.",
+    )
+
+
 class StoreSettings(Section):
     """How meltd uses the database."""
 
@@ -325,6 +352,7 @@ class Settings(BaseSettings):
     )
     sweep: SweepSettings = Field(default_factory=SweepSettings, description="Reconciliation.")
     summary: SummarySettings = Field(default_factory=SummarySettings, description="Daily summaries.")
+    restore: RestoreSettings = Field(default_factory=RestoreSettings, description="Restoring lost value.")
     melt: MeltSettings = Field(default_factory=MeltSettings, description="Paying invoices.")
     store: StoreSettings = Field(default_factory=StoreSettings, description="Use of the database.")
     log: LogSettings = Field(default_factory=LogSettings, description="The log.")

@@ -168,6 +168,8 @@ class Action(StrEnum):
     MARK_SPENT = "mark_spent"
     RELEASE = "release"
     RECLAIM = "reclaim"
+    IMPORT = "import"
+    """Store what the mint has signed for us and the database lacks (NUT-09)."""
 
 
 class DiscrepancyState(StrEnum):

@@ -8,18 +8,23 @@ in a worker thread (:class:`StoreThreads`), so that no transaction spans an ``aw
 from __future__ import annotations
 
 from melt.ports.outside import Clock, Entropy, Mint, Outputs, StoreThreads
+from melt.ports.restore import EndedMelts, RestoreStore, RestoreTelemetry, StateQuestion
 from melt.ports.store import Store, Tour
 from melt.ports.summaries import HoldingsWalk, SummaryStore
 from melt.ports.telling import EventNotices, EventSpool, Telemetry
 
 __all__ = [
     "Clock",
+    "EndedMelts",
     "Entropy",
     "EventNotices",
     "EventSpool",
     "HoldingsWalk",
     "Mint",
     "Outputs",
+    "RestoreStore",
+    "RestoreTelemetry",
+    "StateQuestion",
     "Store",
     "StoreThreads",
     "SummaryStore",

@@ -127,6 +127,7 @@ class Collections:
     counters: Collection[Document]
     sweeps: Collection[Document]
     summaries: Collection[Document]
+    restores: Collection[Document]
 
     @classmethod
     def of(cls, database: Database[Document], *, tokens: str, wallets: str) -> Collections:
@@ -143,4 +144,5 @@ class Collections:
             counters=database["meltd_counters"],
             sweeps=database["meltd_sweeps"],
             summaries=database["meltd_summaries"],
+            restores=database["meltd_restores"],
         )

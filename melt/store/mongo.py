@@ -10,6 +10,7 @@ from melt.store.connect import Collections, check_server, connect, database_of, 
 from melt.store.faults import store_method
 from melt.store.findings import Findings
 from melt.store.records import Records
+from melt.store.restore import Restores
 from melt.store.schema import UniqueProofs, ensure_schema
 from melt.store.sessions import SessionBook
 from melt.store.settlement import Settlement
@@ -20,14 +21,14 @@ from melt.store.transactions import Transactions
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from melt.ports import Clock, Store, SummaryStore, Telemetry
+    from melt.ports import Clock, RestoreStore, Store, SummaryStore, Telemetry
 
 CONNECTIONS_MAX = 16
 
 _log = structlog.get_logger("melt.store")
 
 
-class MongoStore(TokenReads, Settlement, Findings, Records, Summaries):
+class MongoStore(TokenReads, Restores, Settlement, Findings, Records, Summaries):
     """
     Implements :class:`melt.ports.Store` with the synchronous driver: one code for SecantusDB and real MongoDB.
 
@@ -102,4 +103,9 @@ def _keeps_the_contract(store: MongoStore) -> Store:
 
 
 def _keeps_summaries(store: MongoStore) -> SummaryStore:
+    return store
+
+
+def _keeps_the_contract_of_restores(store: MongoStore) -> RestoreStore:
+    """Likewise."""
     return store

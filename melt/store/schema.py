@@ -130,6 +130,7 @@ _SUMMARIES = _schema(
     ["_id", "day", "mint", "unit", "made_at", "liabilities", "activity"],
     {"_id": _TEXT, "day": _TEXT, "mint": _TEXT, "unit": _TEXT, "npub": _TEXT_OR_NONE, "made_at": _DATE},
 )
+_RESTORES = _schema(["_id", "rounds", "started_at"], {"_id": _TEXT, "rounds": _NATURAL, "started_at": _DATE})
 _SEALS = _schema(["_id"], {"_id": _TEXT})
 
 
@@ -147,6 +148,11 @@ _OWN_INDEXES: dict[str, tuple[Index, ...]] = {
         Index(name="mint_state", keys=_ascending("mint_key", "state", "updated_at")),
         Index(name="npub", keys=_ascending("npub", "created_at")),
         Index(name="inputs_y", keys=_ascending("inputs.y")),
+        # What ended when, and who planned which counters: the walks of a restore.
+        Index(name="mint_ended", keys=_ascending("mint_key", "ended_at", "_id")),
+        Index(name="blanks", keys=_ascending("blanks.keyset_id", "blanks.counter"), sparse=True),
+        Index(name="swap", keys=_ascending("swap.outputs.keyset_id", "swap.outputs.counter"), sparse=True),
+        Index(name="fence", keys=_ascending("fence.outputs.keyset_id", "fence.outputs.counter"), sparse=True),
     ),
     "discrepancies": (
         Index(name="state", keys=_ascending("state", "last_seen")),
@@ -169,6 +175,7 @@ _OWN_INDEXES: dict[str, tuple[Index, ...]] = {
     "counters": (),
     "sweeps": (),
     "summaries": (Index(name="npub_day", keys=_ascending("npub", "day")),),
+    "restores": (),
     "seals": (),
 }
 _VALIDATORS = {
@@ -180,6 +187,7 @@ _VALIDATORS = {
     "counters": _COUNTERS,
     "sweeps": _SWEEPS,
     "summaries": _SUMMARIES,
+    "restores": _RESTORES,
     "seals": _SEALS,
 }
 _TOKEN_INDEXES = (

@@ -13,7 +13,7 @@ import httpx
 
 from daemon.api import ApiOptions, UnixServer, bind, build_api
 from melt.model import MintAlias
-from tests.support.scripted import MINT_URL, ScriptedOperations, ScriptedService
+from tests.support.scripted import MINT_URL, ScriptedOperations, ScriptedRestores, ScriptedService
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -28,6 +28,7 @@ class RunningApi:
     operations: ScriptedOperations
     server: UnixServer
     http: httpx.AsyncClient
+    restores: ScriptedRestores
     flags: dict[str, bool] = field(default_factory=dict)
 
     async def raw(self, data: bytes, *, more: bytes = b"", end: bool = False) -> bytes:
@@ -68,7 +69,7 @@ async def running_api(
     *, idle_timeout_s: float = 10.0, connections_max: int = 64, **options: Any
 ) -> AsyncIterator[RunningApi]:
     """Serve until the block ends. ``options`` are those of :class:`ApiOptions`."""
-    service, operations = ScriptedService(), ScriptedOperations()
+    service, operations, restores = ScriptedService(), ScriptedOperations(), ScriptedRestores()
     flags = {"draining": False}
     given = {
         "mints": {MintAlias("main"): MINT_URL},
@@ -77,14 +78,20 @@ async def running_api(
     } | options
     with tempfile.TemporaryDirectory(prefix="meltd-") as folder:  # short: a socket path has 107 bytes
         bound = bind(Path(folder) / "s.sock")
-        app = build_api(service, operations, ApiOptions(**given), summaries=operations)
+        app = build_api(service, operations, ApiOptions(**given), summaries=operations, restores=restores)
         server = UnixServer(app, bound, connections_max=connections_max, request_timeout_s=idle_timeout_s)
         await server.start()
         transport = httpx.AsyncHTTPTransport(uds=str(bound.path))
         async with httpx.AsyncClient(transport=transport, base_url="http://meltd", timeout=30) as http:
             try:
                 yield RunningApi(
-                    path=bound.path, service=service, operations=operations, server=server, http=http, flags=flags
+                    path=bound.path,
+                    service=service,
+                    operations=operations,
+                    server=server,
+                    http=http,
+                    restores=restores,
+                    flags=flags,
                 )
             finally:
                 if service.hold is not None:

@@ -46,6 +46,7 @@ from melt.model import (
     TokenStatus,
     Y,
 )
+from melt.model.restore import Discovery, RestoreReport, RestoreScope
 from melt.recovery import Sight
 
 if TYPE_CHECKING:
@@ -372,3 +373,36 @@ class ScriptedOperations:
     async def resume(self, *, mint: MintAlias | None, actor: Actor) -> None:
         self._call("resume", mint=mint, actor=actor)
         self.state = replace(self.state, paused=False, paused_reason=None)
+
+
+@dataclass
+class ScriptedRestores:
+    """Answers a restore with one import and one discovery that was kept out."""
+
+    calls: list[tuple[RestoreScope, bool, Actor]] = field(default_factory=list)
+    failure: Exception | None = None
+    known: bool = True
+    errors: tuple[str, ...] = ()
+
+    async def restore(self, *, scope: RestoreScope, dry_run: bool, actor: Actor) -> RestoreReport | None:
+        self.calls.append((scope, dry_run, actor))
+        if self.failure is not None:
+            raise self.failure
+        found = make_finding() if dry_run else make_discrepancy()
+        return (
+            RestoreReport(
+                dry_run=dry_run,
+                entries=12,
+                outputs=96,
+                signed=30,
+                refused=1,
+                foreign=2,
+                discoveries=(Discovery(found=found, kept_out=None), Discovery(found=found, kept_out="paused: moving")),
+                imported=1,
+                imported_amounts={"sat": 16},
+                errors=self.errors,
+                seconds=0.25,
+            )
+            if self.known
+            else None
+        )
