@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import structlog
@@ -23,6 +24,7 @@ from daemon.api import answers, bodies, problems
 from daemon.api.evidence import EvidenceAnswer
 from daemon.api.openapi import describe
 from daemon.api.peers import ACTOR_NAME, AllowList, peer_in
+from daemon.api.repairs import add_repairs
 from daemon.api.status import StatusAnswer
 from melt.errors import Code, MeltdError
 from melt.model import Actor, MeltId, MeltState, MintAlias, Y, normalise_mint_url
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from daemon.ports import MeltService, Operations
+    from daemon.ports import MeltService, Operations, RepairService
     from melt.model import Melt
 
 log = structlog.get_logger("meltd.api")
@@ -63,7 +65,7 @@ class ApiOptions:
     version: str = "0"
 
 
-def build_api(service: MeltService, operations: Operations, options: ApiOptions) -> ASGIApp:
+def build_api(service: MeltService, operations: Operations, options: ApiOptions, *, repairs: RepairService) -> ASGIApp:
     """The whole application, with the gate in front."""
     app = FastAPI(
         title="meltd", version=options.version, openapi_url="/v1/openapi.json", docs_url=None, redoc_url=None,
@@ -73,6 +75,13 @@ def build_api(service: MeltService, operations: Operations, options: ApiOptions)
     _add_decisions(app, operations, options)
     _add_reads(app, operations, options)
     _add_writes(app, operations, options)
+    add_repairs(
+        app,
+        repairs,
+        actor_of=_actor,
+        body_bytes_max=options.body_bytes_max,
+        refuse=partial(_refuse_when, options),
+    )
     _add_handlers(app)
     describe(app)
     return Gate(app, options.allow)

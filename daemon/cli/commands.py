@@ -3,50 +3,33 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import daemon.cli.process  # noqa: F401 - registers run and demo, which come first in the help
+from daemon.cli.asking import ask as _ask
+from daemon.cli.asking import client as _client
+from daemon.cli.asking import show as _show
 from daemon.cli.ends import EXIT_PENDING, AnswerLost, CommandFailed
+from daemon.cli.repairs import (
+    AcrossUsers,
+    Adopt,
+    Apply,
+    Repair,
+    RepairReason,
+    RepairRequest,
+    Yes,
+    run_repair,
+)
 from daemon.cli.root import Json, LimitOption, Mint, Npub, Socket, app, melts_app
 
 DECISION_TIMEOUT_S = 180.0
 """A decision asks the mint and may swap there."""
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
 
-    from daemon.cli.client import Client, Reply
-
-
-def _client(path: Path | None) -> Client:
-    from daemon.cli.client import Client, find_socket  # noqa: PLC0415 - httpx costs 100 ms that --help need not wait for
-
-    return Client(find_socket(path))
-
-
-def _show(reply: Reply, as_json: bool, view: Callable[[dict[str, Any]], None]) -> None:  # noqa: FBT001
-    """Print the answer; a problem document ends the command with 1."""
-    from daemon.cli import tables  # noqa: PLC0415
-
-    if as_json:
-        tables.as_json(reply.body)
-    elif reply.ok:
-        view(reply.body)
-    else:
-        tables.problem(reply.body)
-    if not reply.ok:
-        raise typer.Exit(1)
-
-
-def _ask(call: Callable[[], Reply]) -> Reply:
-    """A request whose lost answer is a plain failure: repeating it does no harm."""
-    try:
-        return call()
-    except AnswerLost as error:
-        raise CommandFailed(str(error)) from error
+    from daemon.cli.client import Reply
 
 
 @app.command(epilog="Example: meltd melt --npub npub1... --mint main --invoice lnbc10n1...")
@@ -85,7 +68,7 @@ def melt(
         raise typer.Exit(EXIT_PENDING)
 
 
-@app.command(epilog="Example: meltd reconcile --mint main --dry-run")
+@app.command(epilog="Examples: meltd reconcile --mint main --dry-run; meltd reconcile --repair DUPLICATE_PROOF")
 def reconcile(
     mint: Mint = None,
     npub: Npub = None,
@@ -93,13 +76,25 @@ def reconcile(
         list[str] | None, typer.Option("--status", help="Only documents of this status; repeatable.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Report what would be done; change nothing.")] = False,  # noqa: FBT002
+    repair: Repair = None,
+    apply: Apply = False,  # noqa: FBT002
+    reason: RepairReason = None,
+    across_users: AcrossUsers = False,  # noqa: FBT002
+    adopt: Adopt = False,  # noqa: FBT002
+    yes: Yes = False,  # noqa: FBT002
     socket: Socket = None,
     as_json: Json = False,  # noqa: FBT002
 ) -> None:
-    """Compare the database with the mints now, and correct by rule."""
+    """Compare the database with the mints now, and correct by rule. With --repair: mend the double count."""
     from daemon.cli import views  # noqa: PLC0415
     from daemon.cli.client import RECONCILE_TIMEOUT_S  # noqa: PLC0415
 
+    asked = RepairRequest(
+        type=repair, mint=mint, apply=apply, reason=reason, across_users=across_users, adopt=adopt, yes=yes
+    )
+    if asked.is_given(narrowed=bool(npub or status), dry_run=dry_run):
+        run_repair(asked, _client(socket), as_json=as_json)
+        return
     body = {"mint": mint, "npub": npub, "statuses": status or [], "dry_run": dry_run}
     client = _client(socket)
     reply = _ask(lambda: client.post("/v1/reconcile", body, timeout_s=RECONCILE_TIMEOUT_S))

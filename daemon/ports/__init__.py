@@ -22,8 +22,10 @@ from daemon.ports.core import (
     StatusReport,
     TokenMention,
 )
+from daemon.ports.repairs import Adoption, RepairProgress, RepairReport, RepairService
 
 __all__ = [
+    "Adoption",
     "Check",
     "LoopCounters",
     "LoopStatus",
@@ -35,6 +37,9 @@ __all__ = [
     "ProofStory",
     "Readiness",
     "ReconcileReport",
+    "RepairProgress",
+    "RepairReport",
+    "RepairService",
     "StatusReport",
     "TokenMention",
 ]

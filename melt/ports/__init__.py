@@ -8,6 +8,7 @@ in a worker thread (:class:`StoreThreads`), so that no transaction spans an ``aw
 from __future__ import annotations
 
 from melt.ports.outside import Clock, Entropy, Mint, Outputs, StoreThreads
+from melt.ports.repairs import RepairStore, SecretTour
 from melt.ports.store import Store, Tour
 from melt.ports.telling import EventNotices, EventSpool, Telemetry
 
@@ -18,6 +19,8 @@ __all__ = [
     "EventSpool",
     "Mint",
     "Outputs",
+    "RepairStore",
+    "SecretTour",
     "Store",
     "StoreThreads",
     "Telemetry",

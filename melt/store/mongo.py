@@ -10,6 +10,7 @@ from melt.store.connect import Collections, check_server, connect, database_of, 
 from melt.store.faults import store_method
 from melt.store.findings import Findings
 from melt.store.records import Records
+from melt.store.repairs import Repairs
 from melt.store.schema import UniqueProofs, ensure_schema
 from melt.store.sessions import SessionBook
 from melt.store.settlement import Settlement
@@ -26,7 +27,7 @@ CONNECTIONS_MAX = 16
 _log = structlog.get_logger("melt.store")
 
 
-class MongoStore(TokenReads, Settlement, Findings, Records):
+class MongoStore(TokenReads, Settlement, Findings, Records, Repairs):
     """
     Implements :class:`melt.ports.Store` with the synchronous driver: one code for SecantusDB and real MongoDB.
 

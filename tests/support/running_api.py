@@ -14,6 +14,7 @@ import httpx
 from daemon.api import ApiOptions, UnixServer, bind, build_api
 from melt.model import MintAlias
 from tests.support.scripted import MINT_URL, ScriptedOperations, ScriptedService
+from tests.support.scripted_repairs import ScriptedRepairs
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -26,6 +27,7 @@ class RunningApi:
     path: Path
     service: ScriptedService
     operations: ScriptedOperations
+    repairs: ScriptedRepairs
     server: UnixServer
     http: httpx.AsyncClient
     flags: dict[str, bool] = field(default_factory=dict)
@@ -68,7 +70,7 @@ async def running_api(
     *, idle_timeout_s: float = 10.0, connections_max: int = 64, **options: Any
 ) -> AsyncIterator[RunningApi]:
     """Serve until the block ends. ``options`` are those of :class:`ApiOptions`."""
-    service, operations = ScriptedService(), ScriptedOperations()
+    service, operations, repairs = ScriptedService(), ScriptedOperations(), ScriptedRepairs()
     flags = {"draining": False}
     given = {
         "mints": {MintAlias("main"): MINT_URL},
@@ -77,14 +79,20 @@ async def running_api(
     } | options
     with tempfile.TemporaryDirectory(prefix="meltd-") as folder:  # short: a socket path has 107 bytes
         bound = bind(Path(folder) / "s.sock")
-        app = build_api(service, operations, ApiOptions(**given))
+        app = build_api(service, operations, ApiOptions(**given), repairs=repairs)
         server = UnixServer(app, bound, connections_max=connections_max, request_timeout_s=idle_timeout_s)
         await server.start()
         transport = httpx.AsyncHTTPTransport(uds=str(bound.path))
         async with httpx.AsyncClient(transport=transport, base_url="http://meltd", timeout=30) as http:
             try:
                 yield RunningApi(
-                    path=bound.path, service=service, operations=operations, server=server, http=http, flags=flags
+                    path=bound.path,
+                    service=service,
+                    operations=operations,
+                    repairs=repairs,
+                    server=server,
+                    http=http,
+                    flags=flags,
                 )
             finally:
                 if service.hold is not None:
