@@ -307,6 +307,8 @@ def test_melted_documents_lose_to_any_other_and_their_spent_proofs_stop_counting
         "corrected", "corrected", "open", "open",
     ]  # fmt: skip
     assert (audit_of(system, copy)[0]["reason"]) == "LEGACY_MELTED_DOCUMENT_REPAIRED"
+    system.daemon.reconcile(npub=owner, statuses=["spent"])
+    assert record_state(system, copy, "LEGACY_MELTED_DOCUMENT") == "corrected", "an emptied document is no drift"
     assert_no_secret_twice(system.db)
     after = everything(system)
     again = apply(system, "LEGACY_MELTED_DOCUMENT")
