@@ -28,7 +28,6 @@ DECISION_TIMEOUT_S = 180.0
 """A decision asks the mint and may swap there."""
 
 if TYPE_CHECKING:
-
     from daemon.cli.client import Reply
 
 

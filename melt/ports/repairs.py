@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from melt.model import Actor
+    from melt.model import Actor, Token
     from melt.model.repair import DocumentSecrets, RepairBatch, UniqueProofsWish
 
 
@@ -33,6 +33,10 @@ class RepairStore(Protocol):
 
     def documents_estimated(self) -> int:
         """About how many documents there are; cheap."""
+        ...
+
+    def counting_documents(self, npub: str) -> tuple[Token, ...]:
+        """A user's readable documents that a balance counts, ``unspent`` and ``pending``, at every mint, in no order."""
         ...
 
     def apply_repairs(self, batch: RepairBatch) -> tuple[str | None, ...]:

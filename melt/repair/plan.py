@@ -22,7 +22,6 @@ from melt.model import (
     normalise_mint_url,
 )
 from melt.model.repair import Left, LeftReason, RepairPlan
-from melt.reconcile import TOURED, sort_urls
 from melt.repair.decide import Group, unfit
 from melt.repair.find import Found, Progress, find
 from melt.repair.steps import Draft, Sight, close_records, plan_mint
@@ -42,7 +41,7 @@ _log = structlog.get_logger("melt.repair")
 DOCUMENTS_MAX: Final = 10_000
 """Documents in one plan (I11). What is beyond is planned by the next run."""
 YS_PER_QUESTION: Final = 1000
-USER_DOCUMENTS_PER_PAGE: Final = 200
+READ_DOCUMENTS: Final = 200
 
 
 class Planner:
@@ -113,8 +112,8 @@ class Planner:
 
     async def _read(self, ids: Sequence[TokenId], progress: Progress) -> dict[TokenId, Token | MalformedToken]:
         items: dict[TokenId, Token | MalformedToken] = {}
-        for start in range(0, len(ids), USER_DOCUMENTS_PER_PAGE):
-            page = ids[start : start + USER_DOCUMENTS_PER_PAGE]
+        for start in range(0, len(ids), READ_DOCUMENTS):
+            page = ids[start : start + READ_DOCUMENTS]
             items |= {item.id: item for item in await self._threads(partial(self._store.tokens, page))}
             progress("reading the documents", len(items), len(ids))
         return items
@@ -235,7 +234,6 @@ class Planner:
         """Every user whose documents are concerned, a few at a time."""
         mint = self._mints[alias]
         keysets = await mint.keysets()
-        urls = sort_urls(await self._threads(self._store.mint_urls), self._mints).by_alias[alias]
         kept = elsewhere(steps, left)
         owners = {token.id: token.npub for token in tokens.values()}
         by_user: dict[str, list[RepairStep]] = defaultdict(list)
@@ -245,7 +243,7 @@ class Planner:
         waiting: list[tuple[str, list[Token]]] = []
         proofs = 0
         for position, npub in enumerate(npubs, 1):
-            documents = await self._documents_of(npub, urls)
+            documents = await self._documents_of(npub, alias)
             waiting.append((npub, documents))
             proofs += sum(len(token.proofs) for token in documents)
             if proofs < YS_PER_QUESTION and position < len(npubs):
@@ -271,15 +269,9 @@ class Planner:
             progress(f"valuing the users of {alias}", position, len(npubs))
         return values
 
-    async def _documents_of(self, npub: str, urls: Sequence[str]) -> list[Token]:
-        documents: list[Token] = []
-        tour = self._store.tour(TOURED, urls, None, npub=npub)
-        try:
-            while page := await self._threads(partial(tour.next_page, USER_DOCUMENTS_PER_PAGE)):
-                documents += [item for item in page if isinstance(item, Token)]
-        finally:
-            await self._threads(tour.close)
-        return documents
+    async def _documents_of(self, npub: str, alias: MintAlias) -> list[Token]:
+        found = await self._threads(partial(self._repairs.counting_documents, npub))
+        return [token for token in found if self._alias_of.get(normalise_mint_url(token.mint_url)) == alias]
 
 
 def _bounded(found: Found, repair: RepairType) -> tuple[list[TokenId], bool]:

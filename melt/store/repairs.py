@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pymongo.collection import Collection
     from pymongo.cursor import Cursor
 
-    from melt.model import Actor, Y
+    from melt.model import Actor, Token, Y
     from melt.model.repair import RepairBatch, RepairStep
     from melt.ports import RepairStore, SecretTour, Telemetry
     from melt.store.connect import Document
@@ -60,6 +60,12 @@ class Repairs(Core):
     def documents_estimated(self) -> int:
         """From the collection's own count."""
         return self._c.tokens.estimated_document_count()
+
+    @store_method
+    def counting_documents(self, npub: str) -> tuple[Token, ...]:
+        """See :meth:`melt.ports.RepairStore.counting_documents`. By the index on npub and status, hence unordered."""
+        found = map(read_token, self._c.tokens.find({"npub": npub, "status": {"$in": list(_COUNTING)}}))
+        return tuple(token for token in found if not isinstance(token, MalformedToken))
 
     @store_method
     def apply_repairs(self, batch: RepairBatch) -> tuple[str | None, ...]:

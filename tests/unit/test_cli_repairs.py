@@ -32,7 +32,7 @@ async def on_terminal(socket: Path, *arguments: str, typed: bytes) -> tuple[int 
     """Exit code and everything shown of a command whose standard streams are a terminal."""
     ours, theirs = pty.openpty()
     environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
-    environment |= {"MELTD_SOCKET": str(socket), "TERM": "dumb"}
+    environment |= {"MELTD_SOCKET": str(socket), "TERM": "xterm", "NO_COLOR": "1"}
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
