@@ -24,6 +24,7 @@ from daemon.notify import Notifier
 from daemon.operations import DaemonOperations, Process
 from daemon.pauses import Pauses
 from daemon.ports import Check
+from daemon.repairs import DaemonRepairs
 from daemon.restore import Restores, RoundPolicy
 from daemon.schedule import Schedule
 from daemon.spool import Spool
@@ -44,6 +45,7 @@ from melt.model import MintAlias
 from melt.preflight import Preflight
 from melt.reconcile import ReconcilePolicy, Reconciler
 from melt.recovery import Patience, Recovery, RecoveryPolicy
+from melt.repair import Repairer
 from melt.restore import RestorePolicy, Restorer
 from melt.saga import Engine, Forward, MeltPolicy, Watcher, WatchPolicy
 from melt.store import MongoStore, Threads
@@ -337,6 +339,25 @@ class Daemon:
             recovery=recovery,
             on_resolved=self._resolved,
         )
+        self.repairs = DaemonRepairs(
+            store=store,
+            threads=threads,
+            repairer=Repairer(
+                store=store,
+                repairs=store,
+                threads=threads,
+                mints=mints,
+                reconciler=reconciler,
+                events=events,
+                telemetry=metrics,
+            ),
+            is_paused=self.pauses.reason,
+            knows=mints.__contains__,
+            draining=self.supervisor.draining,
+            clock=clock,
+            setting=settings.mongo.unique_proofs,
+            on_change=self._gauges_now.set,
+        )
         self._api: UnixServer | None = None
         self._schema_ok = False
         self._schedule = Schedule(metrics)
@@ -388,7 +409,7 @@ class Daemon:
         delay = 0.5
         while True:
             try:
-                await self.threads(self.store.ensure_schema)
+                await self.threads(partial(self.store.ensure_schema, self.settings.mongo.unique_proofs))
                 break
             except StoreUnavailable as error:
                 self.metrics.set_store_up(False)
@@ -436,6 +457,7 @@ class Daemon:
             ),
             summaries=self.summaries,
             restores=self.restores,
+            repairs=self.repairs,
         )
         self._api = UnixServer(
             app,

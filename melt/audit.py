@@ -17,8 +17,13 @@ one's entries and is known to be done already. The operations are
 ``<melt id>:fence``, ``:reclaim``     the other swaps
 ``<melt id>:release``                 inputs given back
 ``<discrepancy id>#<occurrence>``     one correction
+``repair:<digest of its steps>``      one batch of a repair of the double count (ADR 13)
 as given                              :meth:`melt.ports.Store.mark_tokens_spent`
 ====================================  ===========================================================
+
+A repair of the double count takes proofs out of a document because another one holds them too. That is money moving
+as far as a balance goes, and a person ordered it, so it has an entry even where the status stays; its ``ys`` and
+``amount`` are of the proofs that left the document or stopped counting in it.
 
 An entry carries Ys, ids and amounts, and never a secret (I10).
 """
@@ -116,5 +121,54 @@ def status_change(
         actor=actor,
         melt_id=melt_id,
         discrepancy_id=discrepancy_id,
+        note=note,
+    )
+
+
+def repaired(
+    *,
+    operation_id: str,
+    at: datetime,
+    token_id: TokenId,
+    npub: str,
+    mint_url: str,
+    from_status: TokenStatus,
+    to_status: TokenStatus,
+    amount: int,
+    ys: tuple[Y, ...],
+    reason: str,
+    actor: Actor,
+    note: str,
+) -> AuditEntry:
+    """The entry of a repair about one document, whose status may stay as it was. Raises as :func:`status_change`."""
+    if from_status is not to_status:
+        return status_change(
+            operation_id=operation_id,
+            at=at,
+            token_id=token_id,
+            npub=npub,
+            mint_url=mint_url,
+            from_status=from_status,
+            to_status=to_status,
+            amount=amount,
+            ys=ys,
+            reason=reason,
+            actor=actor,
+            note=note,
+        )
+    return AuditEntry(
+        id=entry_id(operation_id, token_id),
+        at=at,
+        token_id=token_id,
+        npub=npub,
+        mint_url=mint_url,
+        from_status=from_status,
+        to_status=to_status,
+        amount=amount,
+        ys=ys,
+        reason=reason,
+        actor=actor,
+        melt_id=None,
+        discrepancy_id=None,
         note=note,
     )

@@ -201,7 +201,7 @@ def _document_verdicts(token: Token, context: Context) -> list[Verdict]:
                 DriftType.AMOUNT_MISMATCH, Action.RECORD, token.proofs, "total_amount is not the sum of the proofs"
             )
         )
-    if token.transaction_type == TransactionType.MELTED:
+    if token.transaction_type == TransactionType.MELTED and token.proofs:  # a repair may have emptied it
         counts = token.status in {TokenStatus.UNSPENT, TokenStatus.PENDING}
         found.append(
             _verdict(

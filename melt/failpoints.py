@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 COMMITTING: Final = frozenset(
     {
         "advance",
+        "apply_repairs",
         "balances",
         "clear_unseen",
         "correct",
@@ -42,6 +43,7 @@ COMMITTING: Final = frozenset(
         "resolve_event",
         "save_sweep",
         "settle",
+        "wish_unique_proofs",
     }
 )
 """The store's methods that commit a transaction."""

@@ -185,9 +185,20 @@ class Reconciler:
 
     # --- asking ---
 
-    async def states(self, mint: Mint, ys: Sequence[Y]) -> Mapping[Y, MintState]:
-        """See :class:`melt.ports.StateQuestion`: the same question, with the same sentinels, for others."""
-        return await self._states(mint, ys)
+    async def states(self, mint: Mint, ys: Sequence[Y]) -> dict[Y, MintState]:
+        """
+        The mint's states as a page gets them: with sentinels, and what reads SPENT asked about once more.
+
+        Raises MintError where the mint can't be asked or can't be believed.
+        """
+        states = await self._states(mint, ys)
+        states.update(await self._states(mint, [y for y in ys if states[y] is MintState.SPENT]))
+        return states
+
+    @staticmethod
+    def unit_of(token: Token, keysets: Mapping[KeysetId, Keyset]) -> str:
+        """The unit of a document's proofs: that of the first keyset which the mint knows, else sat."""
+        return Reconciler._unit(token, keysets)
 
     async def _states(self, mint: Mint, ys: Sequence[Y]) -> dict[Y, MintState]:
         """

@@ -24,6 +24,7 @@ from daemon.api import answers, bodies, problems
 from daemon.api.evidence import EvidenceAnswer
 from daemon.api.openapi import describe
 from daemon.api.peers import ACTOR_NAME, AllowList, peer_in
+from daemon.api.repairs import add_repairs
 from daemon.api.restore import add_restore
 from daemon.api.status import StatusAnswer
 from daemon.api.summaries import add_summaries
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from daemon.ports import MeltService, Operations, RestoreOperations, SummaryReads
+    from daemon.ports import MeltService, Operations, RepairService, RestoreOperations, SummaryReads
     from melt.model import Melt
 
 log = structlog.get_logger("meltd.api")
@@ -72,6 +73,7 @@ def build_api(
     options: ApiOptions,
     *,
     summaries: SummaryReads,
+    repairs: RepairService,
     restores: RestoreOperations | None = None,
 ) -> ASGIApp:
     """The whole application, with the gate in front."""
@@ -85,6 +87,13 @@ def build_api(
     _add_writes(app, operations, options)
     add_summaries(app, summaries)
     add_restore(app, restores, limit=options.body_bytes_max, refuse=partial(_refuse_when, options), actor=_actor)
+    add_repairs(
+        app,
+        repairs,
+        actor_of=_actor,
+        body_bytes_max=options.body_bytes_max,
+        refuse=partial(_refuse_when, options),
+    )
     _add_handlers(app)
     describe(app)
     return Gate(app, options.allow)

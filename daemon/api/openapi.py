@@ -10,6 +10,7 @@ from pydantic.json_schema import models_json_schema
 from daemon.api import answers, bodies
 from daemon.api.evidence import EvidenceAnswer
 from daemon.api.problems import MEDIA_TYPE, STATUS_OF, Problem
+from daemon.api.repairs import AdoptBody, AdoptionAnswer, RepairAnswer, RepairBody, RepairProgressAnswer
 from daemon.api.restore import RestoreAnswer, RestoreBody
 from daemon.api.status import StatusAnswer
 from daemon.api.summaries import SummariesAnswer
@@ -60,6 +61,27 @@ _ROUTES: Final[dict[tuple[str, str], tuple[type[BaseModel] | None, dict[int, typ
     ("/v1/events/{id}/resolve", "post"): (bodies.ResolveBody, {200: answers.EventAnswer}, (Code.NOT_FOUND,)),
     ("/v1/pause", "post"): (bodies.PauseBody, {200: StatusAnswer}, (Code.MINT_UNKNOWN,)),
     ("/v1/resume", "post"): (bodies.ResumeBody, {200: StatusAnswer}, (Code.MINT_UNKNOWN,)),
+    ("/v1/repairs", "post"): (
+        RepairBody,
+        {200: RepairAnswer},
+        (
+            Code.MINT_UNKNOWN,
+            Code.MINT_UNREACHABLE,
+            Code.MINT_REJECTED,
+            Code.CRITICAL_MINT_UNTRUSTED,
+            Code.PAUSED,
+            Code.WRONG_STATE,
+            Code.CONCURRENT_OPERATION,
+            Code.SHUTTING_DOWN,
+        ),
+    ),
+    ("/v1/repairs", "get"): (None, {200: RepairProgressAnswer}, ()),
+    ("/v1/adoption", "get"): (None, {200: AdoptionAnswer}, (Code.CONCURRENT_OPERATION,)),
+    ("/v1/adoption", "post"): (
+        AdoptBody,
+        {200: AdoptionAnswer},
+        (Code.PROOF_STATE_INCONSISTENCY, Code.CONCURRENT_OPERATION, Code.SHUTTING_DOWN),
+    ),
 }
 
 _DESCRIPTION: Final = """\

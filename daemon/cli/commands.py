@@ -14,6 +14,16 @@ from daemon.cli.asking import ask as _ask
 from daemon.cli.asking import client_of as _client
 from daemon.cli.asking import show as _show
 from daemon.cli.ends import EXIT_PENDING, AnswerLost, CommandFailed
+from daemon.cli.repairs import (
+    AcrossUsers,
+    Adopt,
+    Apply,
+    Repair,
+    RepairReason,
+    RepairRequest,
+    Yes,
+    run_repair,
+)
 from daemon.cli.root import Json, LimitOption, Mint, Npub, Socket, app, melts_app
 
 DECISION_TIMEOUT_S = 180.0
@@ -59,7 +69,7 @@ def melt(
         raise typer.Exit(EXIT_PENDING)
 
 
-@app.command(epilog="Example: meltd reconcile --mint main --dry-run")
+@app.command(epilog="Examples: meltd reconcile --mint main --dry-run; meltd reconcile --repair DUPLICATE_PROOF")
 def reconcile(
     mint: Mint = None,
     npub: Npub = None,
@@ -67,13 +77,25 @@ def reconcile(
         list[str] | None, typer.Option("--status", help="Only documents of this status; repeatable.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Report what would be done; change nothing.")] = False,  # noqa: FBT002
+    repair: Repair = None,
+    apply: Apply = False,  # noqa: FBT002
+    reason: RepairReason = None,
+    across_users: AcrossUsers = False,  # noqa: FBT002
+    adopt: Adopt = False,  # noqa: FBT002
+    yes: Yes = False,  # noqa: FBT002
     socket: Socket = None,
     as_json: Json = False,  # noqa: FBT002
 ) -> None:
-    """Compare the database with the mints now, and correct by rule."""
+    """Compare the database with the mints now, and correct by rule. With --repair: mend the double count."""
     from daemon.cli import views  # noqa: PLC0415
     from daemon.cli.client import RECONCILE_TIMEOUT_S  # noqa: PLC0415
 
+    asked = RepairRequest(
+        type=repair, mint=mint, apply=apply, reason=reason, across_users=across_users, adopt=adopt, yes=yes
+    )
+    if asked.is_given(narrowed=bool(npub or status), dry_run=dry_run):
+        run_repair(asked, _client(socket), as_json=as_json)
+        return
     body = {"mint": mint, "npub": npub, "statuses": status or [], "dry_run": dry_run}
     client = _client(socket)
     reply = _ask(lambda: client.post("/v1/reconcile", body, timeout_s=RECONCILE_TIMEOUT_S))

@@ -22,10 +22,12 @@ from daemon.ports.core import (
     StatusReport,
     TokenMention,
 )
+from daemon.ports.repairs import Adoption, RepairProgress, RepairReport, RepairService
 from daemon.ports.restore import RestoreOperations
 from daemon.ports.summaries import SummaryReads
 
 __all__ = [
+    "Adoption",
     "Check",
     "LoopCounters",
     "LoopStatus",
@@ -37,6 +39,9 @@ __all__ = [
     "ProofStory",
     "Readiness",
     "ReconcileReport",
+    "RepairProgress",
+    "RepairReport",
+    "RepairService",
     "RestoreOperations",
     "StatusReport",
     "SummaryReads",

@@ -69,6 +69,11 @@ class MongoSettings(Section):
         default=None,
         description="The driver's own retries of single writes. Left out: on, and off with the embedded store.",
     )
+    unique_proofs: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="The unique index on `proofs.secret`, made at start only. auto: in a new collection, and in one that "
+        "`meltd adopt` was run for; on: refuse to start where duplicates forbid it; off: never.",
+    )
 
     @field_validator("uri")
     @classmethod

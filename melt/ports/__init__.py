@@ -8,6 +8,7 @@ in a worker thread (:class:`StoreThreads`), so that no transaction spans an ``aw
 from __future__ import annotations
 
 from melt.ports.outside import Clock, Entropy, Mint, Outputs, StoreThreads
+from melt.ports.repairs import RepairStore, SecretTour
 from melt.ports.restore import EndedMelts, RestoreStore, RestoreTelemetry, StateQuestion
 from melt.ports.store import Store, Tour
 from melt.ports.summaries import HoldingsWalk, SummaryStore
@@ -22,8 +23,10 @@ __all__ = [
     "HoldingsWalk",
     "Mint",
     "Outputs",
+    "RepairStore",
     "RestoreStore",
     "RestoreTelemetry",
+    "SecretTour",
     "StateQuestion",
     "Store",
     "StoreThreads",

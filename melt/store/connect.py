@@ -128,6 +128,7 @@ class Collections:
     sweeps: Collection[Document]
     summaries: Collection[Document]
     restores: Collection[Document]
+    wishes: Collection[Document]
 
     @classmethod
     def of(cls, database: Database[Document], *, tokens: str, wallets: str) -> Collections:
@@ -145,4 +146,5 @@ class Collections:
             sweeps=database["meltd_sweeps"],
             summaries=database["meltd_summaries"],
             restores=database["meltd_restores"],
+            wishes=database["meltd_wishes"],
         )

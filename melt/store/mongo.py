@@ -10,6 +10,7 @@ from melt.store.connect import Collections, check_server, connect, database_of, 
 from melt.store.faults import store_method
 from melt.store.findings import Findings
 from melt.store.records import Records
+from melt.store.repairs import Repairs
 from melt.store.restore import Restores
 from melt.store.schema import UniqueProofs, ensure_schema
 from melt.store.sessions import SessionBook
@@ -28,7 +29,7 @@ CONNECTIONS_MAX = 16
 _log = structlog.get_logger("melt.store")
 
 
-class MongoStore(TokenReads, Restores, Settlement, Findings, Records, Summaries):
+class MongoStore(TokenReads, Restores, Settlement, Findings, Records, Repairs, Summaries):
     """
     Implements :class:`melt.ports.Store` with the synchronous driver: one code for SecantusDB and real MongoDB.
 

@@ -43,6 +43,8 @@ CI_BOUNDARIES: Final = frozenset(
 )
 NO_CASE: Final[dict[str, str]] = {
     "store.execute_atomic_melt": "the daemon settles through store.settle, whose boundary it is; nothing calls it directly",
+    "store.apply_repairs": "a person orders a repair; no melt or sweep passes it, tests/e2e/test_repair_flow.py kills there",
+    "store.wish_unique_proofs": "a person adopts the collection; one document, written once",
     "store.mark_tokens_spent": "part of the library's API for services; no path of the daemon calls it",
 }
 """Why a store method has no case: a melt and a sweep can't pass it."""

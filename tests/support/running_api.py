@@ -14,6 +14,7 @@ import httpx
 from daemon.api import ApiOptions, UnixServer, bind, build_api
 from melt.model import MintAlias
 from tests.support.scripted import MINT_URL, ScriptedOperations, ScriptedRestores, ScriptedService
+from tests.support.scripted_repairs import ScriptedRepairs
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -26,6 +27,7 @@ class RunningApi:
     path: Path
     service: ScriptedService
     operations: ScriptedOperations
+    repairs: ScriptedRepairs
     server: UnixServer
     http: httpx.AsyncClient
     restores: ScriptedRestores
@@ -69,7 +71,8 @@ async def running_api(
     *, idle_timeout_s: float = 10.0, connections_max: int = 64, **options: Any
 ) -> AsyncIterator[RunningApi]:
     """Serve until the block ends. ``options`` are those of :class:`ApiOptions`."""
-    service, operations, restores = ScriptedService(), ScriptedOperations(), ScriptedRestores()
+    service, operations = ScriptedService(), ScriptedOperations()
+    repairs, restores = ScriptedRepairs(), ScriptedRestores()
     flags = {"draining": False}
     given = {
         "mints": {MintAlias("main"): MINT_URL},
@@ -78,7 +81,9 @@ async def running_api(
     } | options
     with tempfile.TemporaryDirectory(prefix="meltd-") as folder:  # short: a socket path has 107 bytes
         bound = bind(Path(folder) / "s.sock")
-        app = build_api(service, operations, ApiOptions(**given), summaries=operations, restores=restores)
+        app = build_api(
+            service, operations, ApiOptions(**given), summaries=operations, restores=restores, repairs=repairs
+        )
         server = UnixServer(app, bound, connections_max=connections_max, request_timeout_s=idle_timeout_s)
         await server.start()
         transport = httpx.AsyncHTTPTransport(uds=str(bound.path))
@@ -88,9 +93,10 @@ async def running_api(
                     path=bound.path,
                     service=service,
                     operations=operations,
+                    repairs=repairs,
+                    restores=restores,
                     server=server,
                     http=http,
-                    restores=restores,
                     flags=flags,
                 )
             finally:

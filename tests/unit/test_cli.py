@@ -188,7 +188,12 @@ async def test_the_configuration_is_checked_and_shown_without_secrets(tmp_path: 
     done = await run("config", "show", "--config", str(config))
     assert done.code == 0
     assert "hunter2" not in done.out
-    assert done.json()["mongo"] == {"uri": "mongodb://***@db/", "database": "cashu", "retry_writes": None}
+    assert done.json()["mongo"] == {
+        "uri": "mongodb://***@db/",
+        "database": "cashu",
+        "retry_writes": None,
+        "unique_proofs": "auto",
+    }
 
 
 async def test_the_socket_is_found_through_the_settings(api: RunningApi, tmp_path: Path) -> None:

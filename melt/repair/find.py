@@ -1,0 +1,130 @@
+"""The search for duplicates: two passes over the secrets of all documents, page by page (ADR 13)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from melt.duplicates import Holders, Suspects, slices_for, table_bits
+
+if TYPE_CHECKING:
+    from melt.model import TokenId
+    from melt.model.repair import DocumentSecrets
+    from melt.ports import RepairStore, StoreThreads
+
+PAGE_DOCUMENTS: Final = 1000
+PROOFS_PER_DOCUMENT: Final = 8
+"""Assumed for the size of the table; a table that gets full is made anew."""
+MELTED_MAX: Final = 10_000
+GROUPS_MAX: Final = 500_000
+SLICES_MAX: Final = 1024
+
+Progress: TypeAlias = Callable[[str, int, int | None], None]
+"""Told the phase, what is done and of how much (None: unknown)."""
+
+
+@dataclass(slots=True)
+class Found:
+    """
+    What the search found. ``groups`` are the documents of each secret, by its digest, that stands in several.
+
+    ``complete`` is false where there was more than is remembered at a time.
+    """
+
+    documents: int = 0
+    proofs: int = 0
+    groups: dict[bytes, tuple[TokenId, ...]] = field(default_factory=dict)
+    melted: list[TokenId] = field(default_factory=list)
+    melted_documents: int = 0
+    complete: bool = True
+
+
+async def find(store: RepairStore, threads: StoreThreads, progress: Progress) -> Found:
+    """Every secret that more than one document holds, and the ``melted`` documents that count. Raises StoreError."""
+    expected = await threads(store.documents_estimated) * PROOFS_PER_DOCUMENT
+    parts = slices_for(expected)
+    while True:
+        found = Found()
+        fits = True
+        for part in range(parts):
+            suspects = Suspects(table_bits(expected // parts), part=part, parts=parts)
+            await _first_pass(store, threads, found, suspects, progress, part=part, parts=parts)
+            if suspects.is_full and parts < SLICES_MAX:
+                fits = False
+                break
+            await _second_pass(store, threads, found, suspects, progress, part=part, parts=parts)
+        if fits:
+            return found
+        # Documents with more proofs than assumed. What was counted is what there is.
+        expected = max(found.proofs, expected * 2)
+        parts = min(SLICES_MAX, slices_for(expected))
+
+
+async def _first_pass(
+    store: RepairStore,
+    threads: StoreThreads,
+    found: Found,
+    suspects: Suspects,
+    progress: Progress,
+    *,
+    part: int,
+    parts: int,
+) -> None:
+    done = 0
+    async with aclosing(_pages(store, threads)) as pages:
+        async for page in pages:
+            for item in page:
+                suspects.note(item.digests)
+                if part == 0:
+                    _count(found, item)
+            done += len(page)
+            progress(f"looking for suspects, {part + 1} of {parts}", done, found.documents if part else None)
+
+
+async def _second_pass(
+    store: RepairStore,
+    threads: StoreThreads,
+    found: Found,
+    suspects: Suspects,
+    progress: Progress,
+    *,
+    part: int,
+    parts: int,
+) -> None:
+    holders = Holders(suspects)
+    done = 0
+    if suspects.slots:
+        async with aclosing(_pages(store, threads)) as pages:
+            async for page in pages:
+                for item in page:
+                    holders.note(item.id, item.digests)
+                done += len(page)
+                progress(f"looking for duplicates, {part + 1} of {parts}", done, found.documents)
+    groups = holders.duplicates()
+    room = GROUPS_MAX - len(found.groups)
+    found.complete &= not suspects.overflowed and len(groups) <= room
+    found.groups |= dict(islice(groups.items(), room))
+
+
+def _count(found: Found, item: DocumentSecrets) -> None:
+    found.documents += 1
+    found.proofs += item.proofs
+    if item.melted_counts:
+        found.melted_documents += 1
+        if len(found.melted) < MELTED_MAX:
+            found.melted.append(item.id)
+        else:
+            found.complete = False
+
+
+async def _pages(store: RepairStore, threads: StoreThreads) -> AsyncGenerator[tuple[DocumentSecrets, ...], None]:
+    tour = store.secret_tour()
+    try:
+        while page := await threads(partial(tour.next_page, PAGE_DOCUMENTS)):
+            yield page
+    finally:
+        await threads(tour.close)

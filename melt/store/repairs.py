@@ -1,0 +1,333 @@
+"""The repair of the double count in the database: the search's cursor, the batches, the wish for the index (ADR 13)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from bson import ObjectId
+from pymongo.errors import AutoReconnect, CursorNotFound, DuplicateKeyError
+
+from melt.audit import repaired
+from melt.duplicates import digest_of
+from melt.errors import InvariantBroken
+from melt.model import (
+    OPEN_DISCREPANCY,
+    TERMINAL,
+    DiscrepancyState,
+    MalformedToken,
+    TokenId,
+    TokenStatus,
+    TransactionType,
+)
+from melt.model.repair import DocumentSecrets, UniqueProofsWish, repaired_reason
+from melt.store.core import Core, in_batches
+from melt.store.documents import amounts_of, raw_ids, read_token, token_id_of, whole_number
+from melt.store.faults import AlreadyDone, Retry, store_method
+from melt.store.findings import close_update
+from melt.store.journal import encode, read_actor, record_time
+from melt.store.ledger import BATCH_MAX, Held, Ledger
+from melt.store.schema import UNIQUE_PROOFS_WISH
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pymongo.client_session import ClientSession
+    from pymongo.collection import Collection
+    from pymongo.cursor import Cursor
+
+    from melt.model import Actor, Token, Y
+    from melt.model.repair import RepairBatch, RepairStep
+    from melt.ports import RepairStore, SecretTour, Telemetry
+    from melt.store.connect import Document
+
+REMOVED_FIELD = "meltd_removed_proofs"
+"""Where a document keeps what a repair took out of it: nothing is ever deleted."""
+_CURSOR_BATCH = 500
+_REOPENINGS_MAX = 3
+_ENDED_MELT = sorted(state.value for state in TERMINAL)
+_CLOSABLE = sorted([*(state.value for state in OPEN_DISCREPANCY), DiscrepancyState.ACKNOWLEDGED.value])
+_COUNTING = (TokenStatus.UNSPENT.value, TokenStatus.PENDING.value)
+
+
+class Repairs(Core):
+    """Implements :class:`melt.ports.RepairStore`."""
+
+    def secret_tour(self) -> SecretTour:
+        """See :class:`MongoSecretTour`. Asks nothing before its first page."""
+        return MongoSecretTour(self._c.tokens, self.telemetry)
+
+    @store_method
+    def documents_estimated(self) -> int:
+        """From the collection's own count."""
+        return self._c.tokens.estimated_document_count()
+
+    @store_method
+    def counting_documents(self, npub: str) -> tuple[Token, ...]:
+        """See :meth:`melt.ports.RepairStore.counting_documents`. By the index on npub and status, hence unordered."""
+        found = map(read_token, self._c.tokens.find({"npub": npub, "status": {"$in": list(_COUNTING)}}))
+        return tuple(token for token in found if not isinstance(token, MalformedToken))
+
+    @store_method
+    def apply_repairs(self, batch: RepairBatch) -> tuple[str | None, ...]:
+        """See :meth:`melt.ports.RepairStore.apply_repairs`."""
+        _check_size(batch)
+        now = self._now()
+
+        def work(session: ClientSession) -> tuple[str | None, ...]:
+            ledger = RepairLedger(self._c, session, now=now, operation_id=batch.operation_id, actor=batch.actor)
+            ledger.begin()
+            held = self._held(session, batch)
+            blocked = self._blocked(session, held, batch)
+            answers = tuple(_why_not(step, held, blocked) for step in batch.steps)
+            done = [step for step, answer in zip(batch.steps, answers, strict=True) if answer is None]
+            ledger.carry_out(done, held, note=batch.note)
+            ledger.finish()
+            self._close(session, batch, answers, now)
+            return answers
+
+        try:
+            return self._run(work)
+        except AlreadyDone:
+            written = {raw["token_id"] for raw in self._c.audit.find({"operation": batch.operation_id})}
+            return tuple(None if step.token_id in written else "the document had moved on" for step in batch.steps)
+
+    def _held(self, session: ClientSession, batch: RepairBatch) -> Mapping[TokenId, Held]:
+        """The readable documents of a batch; what is gone or can't be read is left out."""
+        wanted = sorted(frozenset().union(*(step.touches for step in batch.steps)))
+        chosen = {"_id": {"$in": [raw_id for token_id in wanted for raw_id in raw_ids(token_id)]}}
+        found: dict[TokenId, Held] = {}
+        for raw in self._c.tokens.find(chosen, session=session):
+            token = read_token(raw)
+            if not isinstance(token, MalformedToken):
+                found[token.id] = Held(raw=raw, token=token)
+        return found
+
+    def _blocked(self, session: ClientSession, held: Mapping[TokenId, Held], batch: RepairBatch) -> frozenset[str]:
+        """Documents and Ys that an open melt (or a reclaim, which reserves no document) holds now."""
+        melts = {str(h.token.reservation.melt_id): h.token.id for h in held.values() if h.token.reservation is not None}
+        blocked: set[str] = set()
+        if melts:
+            chosen = {"_id": {"$in": sorted(melts)}, "state": {"$nin": _ENDED_MELT}}
+            blocked |= {melts[raw["_id"]] for raw in self._c.melts.find(chosen, {"_id": 1}, session=session)}
+        ys = sorted({y for step in batch.steps for y in (*step.ys, *(removal.y for removal in step.removals))})
+        for part in in_batches(ys, BATCH_MAX):
+            for raw in self._c.melts.find({"held": {"$in": list(part)}}, {"held": 1}, session=session):
+                blocked |= set(raw["held"])
+        return frozenset(blocked)
+
+    def _close(self, session: ClientSession, batch: RepairBatch, answers: Sequence[str | None], now: Any) -> None:
+        """End the records that the done steps end, except for documents that a step left undone still concerns."""
+        undone: set[TokenId] = set()
+        for step, answer in zip(batch.steps, answers, strict=True):
+            if answer is not None:
+                undone |= step.touches
+        closing = [
+            record
+            for step, answer in zip(batch.steps, answers, strict=True)
+            if answer is None
+            for record in step.closes
+            if record.rpartition("token:")[2] not in undone
+        ]
+        if closing:
+            chosen = {"_id": {"$in": closing}, "state": {"$in": _CLOSABLE}}
+            update = close_update(DiscrepancyState.CORRECTED, now)
+            self._c.discrepancies.update_many(chosen, update, session=session)
+
+    # --- the wish for the unique index ---
+
+    @store_method
+    def unique_proofs_wish(self) -> UniqueProofsWish | None:
+        """See :meth:`melt.ports.RepairStore.unique_proofs_wish`."""
+        raw = self._c.wishes.find_one({"_id": UNIQUE_PROOFS_WISH})
+        return None if raw is None else _read_wish(raw)
+
+    @store_method
+    def wish_unique_proofs(self, *, actor: Actor, reason: str) -> UniqueProofsWish:
+        """See :meth:`melt.ports.RepairStore.wish_unique_proofs`."""
+        fresh: Document = {"_id": UNIQUE_PROOFS_WISH, "at": self._now(), "actor": encode(actor), "reason": reason}
+
+        def work(session: ClientSession) -> UniqueProofsWish:
+            present = self._c.wishes.find_one({"_id": UNIQUE_PROOFS_WISH}, session=session)
+            collided = False
+            if present is None:
+                try:
+                    self._c.wishes.insert_one(fresh, session=session)
+                except DuplicateKeyError:
+                    collided = True
+            if collided:
+                raise Retry
+            return _read_wish(present or fresh)
+
+        return self._run(work)
+
+
+class RepairLedger(Ledger):
+    """The token writes of one batch of a repair."""
+
+    def carry_out(self, steps: Sequence[RepairStep], held: Mapping[TokenId, Held], *, note: str) -> None:
+        """
+        Write the documents that lose proofs, and bump the ``rev`` of those that keep them.
+
+        The bump makes two repairs that would take the same proof out of *both* documents write one document, so
+        that one of them loses (a snapshot alone would let both through).
+        """
+        losing = {step.token_id for step in steps}
+        for step in steps:
+            self._take_out(step, held[step.token_id], note)
+        for token_id in sorted({keeper for step in steps for keeper in step.keepers} - losing):
+            keeper = held[token_id]
+            self._compare_and_set(keeper, {"$set": {"rev": (keeper.token.rev or 0) + 1}})
+
+    def _take_out(self, step: RepairStep, held: Held, note: str) -> None:
+        token = held.token
+        leaving = {removal.y: removal for removal in step.removals}
+        pairs = list(zip(held.raw.get("proofs") or [], token.proofs, strict=True))
+        kept = [raw for raw, proof in pairs if proof.y not in leaving]
+        changed: Document = {"updatedAt": self._now, "rev": (token.rev or 0) + 1}
+        update: Document = {"$set": changed}
+        if leaving:
+            changed["proofs"] = kept
+            changed["total_amount"] = sum(amounts_of(kept))
+            archived = [
+                {
+                    "proof": raw,
+                    "kept_in": str(leaving[proof.y].kept_in),
+                    "operation": self._operation_id,
+                    "reason": repaired_reason(step.reason),
+                    "at": self._now,
+                }
+                for raw, proof in pairs
+                if proof.y in leaving
+            ]
+            update["$push"] = {REMOVED_FIELD: {"$each": archived}}
+            if whole_number(held.raw.get("__v")) is not None:
+                # As in Ledger.move: a service that loaded the document before must not bring the proofs back.
+                update["$inc"] = {"__v": 1}
+        if step.to_status is not token.status:
+            changed["status"] = str(step.to_status)
+            changed["spent_at"] = self._now
+            update["$unset"] = {"reservation": ""}
+        gone = {proof.y for proof in token.proofs} if step.to_status is not token.status else set(leaving)
+        self._compare_and_set(held, update)
+        self.entries.append(
+            repaired(
+                operation_id=self._operation_id,
+                at=self._now,
+                token_id=token.id,
+                npub=token.npub,
+                mint_url=token.mint_url,
+                from_status=token.status,
+                to_status=step.to_status,
+                amount=sum(proof.amount for proof in token.proofs if proof.y in gone),
+                ys=tuple(proof.y for proof in token.proofs if proof.y in gone),
+                reason=repaired_reason(step.reason),
+                actor=self._actor,
+                note=note,
+            )
+        )
+
+
+def _why_not(step: RepairStep, held: Mapping[TokenId, Held], blocked: frozenset[str]) -> str | None:
+    """Why a step may not be carried out on the documents as they are now; None: it may."""
+    mine = held.get(step.token_id)
+    if mine is None or any(keeper not in held for keeper in step.keepers):
+        return "a document is gone or can't be read any more"
+    token = mine.token
+    if token.status is not step.status or token.rev != step.rev or {proof.y for proof in token.proofs} != set(step.ys):
+        return "the document had moved on"
+    if blocked & ({str(token_id) for token_id in step.touches} | {str(removal.y) for removal in step.removals}):
+        return "an open melt holds one of the documents or proofs"
+    if not step.removals and blocked & {str(y) for y in step.ys}:
+        return "an open melt holds one of the proofs"
+    for removal in step.removals:
+        keeper = held[removal.kept_in].token
+        stands = removal.kept_status in {None, keeper.status} and _holds(keeper.proofs, removal.y)
+        if keeper.id == token.id or not stands:
+            return "the document that was to keep a proof had moved on"
+    return None
+
+
+def _holds(proofs: Sequence[Any], y: Y) -> bool:
+    return any(proof.y == y for proof in proofs)
+
+
+def _check_size(batch: RepairBatch) -> None:
+    """Assertions on what the planner promises: bounded, and no document changed by two steps."""
+    losing = [step.token_id for step in batch.steps]
+    touched = frozenset().union(*(step.touches for step in batch.steps)) if batch.steps else frozenset()
+    if len(losing) != len(set(losing)) or len(touched) > BATCH_MAX:
+        msg = "a batch of a repair must touch at most 100 documents and change none twice"
+        raise InvariantBroken(msg)
+
+
+def _read_wish(raw: Document) -> UniqueProofsWish:
+    return UniqueProofsWish(at=record_time(raw["at"]), actor=read_actor(raw["actor"]), reason=raw["reason"])
+
+
+class MongoSecretTour:
+    """
+    Implements :class:`melt.ports.SecretTour`: one long cursor in ``_id`` order that fetches nothing but secrets.
+
+    Secrets leave this class as digests (I10). A cursor that was lost is opened again behind the last document; as
+    strings sort before ObjectIds, a position that is a string asks for all ObjectIds too.
+    """
+
+    def __init__(self, tokens: Collection[Document], telemetry: Telemetry | None) -> None:
+        self.telemetry = telemetry
+        self._tokens = tokens
+        self._position: object = None
+        self._cursor: Cursor[Document] | None = None
+
+    @store_method
+    def next_page(self, documents_max: int) -> tuple[DocumentSecrets, ...]:
+        """See :meth:`melt.ports.SecretTour.next_page`."""
+        page: list[DocumentSecrets] = []
+        reopenings = 0
+        while len(page) < documents_max:
+            try:
+                raw = next(self._open(), None)
+            except (CursorNotFound, AutoReconnect):
+                self.close()
+                reopenings += 1
+                if reopenings > _REOPENINGS_MAX:
+                    raise
+                continue
+            if raw is None:
+                break
+            self._position = raw["_id"]
+            page.append(_secrets_of(raw))
+        return tuple(page)
+
+    def close(self) -> None:
+        """Give the cursor back; a later page opens a new one."""
+        cursor, self._cursor = self._cursor, None
+        if cursor is not None:
+            cursor.close()
+
+    def _open(self) -> Cursor[Document]:
+        if self._cursor is None:
+            chosen: Document = {}
+            if isinstance(self._position, str):
+                chosen["$or"] = [{"_id": {"$gt": self._position}}, {"_id": {"$type": "objectId"}}]
+            elif isinstance(self._position, ObjectId):
+                chosen["_id"] = {"$gt": self._position}
+            shape = {"proofs.secret": 1, "status": 1, "transaction_type": 1}
+            self._cursor = self._tokens.find(chosen, shape).sort("_id", 1).batch_size(_CURSOR_BATCH)
+        return self._cursor
+
+
+def _secrets_of(raw: Document) -> DocumentSecrets:
+    held = raw.get("proofs")
+    proofs = held if isinstance(held, list) else []
+    secrets = {proof.get("secret") for proof in proofs if isinstance(proof, dict)}
+    return DocumentSecrets(
+        id=token_id_of(raw["_id"]),
+        digests=tuple(digest_of(secret) for secret in secrets if isinstance(secret, str) and secret),
+        proofs=len(proofs),
+        melted_counts=raw.get("transaction_type") == TransactionType.MELTED and raw.get("status") in _COUNTING,
+    )
+
+
+def _keeps_the_contract(store: Repairs) -> RepairStore:
+    """Lets the type checker hold the class to the port."""
+    return store
