@@ -31,7 +31,7 @@ from prometheus_client import (
 
 from melt.errors import Code, ConfigError, Severity
 from melt.model import MELT_MOVES, DriftType, EventType, MeltState, MintAlias, TokenStatus
-from melt.ports import RestoreStore, Store, SummaryStore
+from melt.ports import RepairStore, RestoreStore, Store, SummaryStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -68,7 +68,14 @@ MINT_OUTCOMES: Final = ("ok", "rejected", "error")
 STORE_OUTCOMES: Final = ("ok", "refused", "error")
 """``refused``: a lost race or a duplicate, which are answers; ``error``: the store failed."""
 STORE_METHODS: Final = tuple(
-    sorted({name for port in (Store, RestoreStore, SummaryStore) for name in vars(port) if not name.startswith("_")})
+    sorted(
+        {
+            name
+            for port in (Store, RepairStore, RestoreStore, SummaryStore)
+            for name in vars(port)
+            if not name.startswith("_")
+        }
+    )
 )
 RESTORE_OUTCOMES: Final = ("ok", "error", "unsupported")
 """``unsupported``: the mint does not restore (NUT-09)."""
