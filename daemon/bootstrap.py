@@ -20,8 +20,10 @@ from daemon.api.peers import AllowList
 from daemon.embedded import EmbeddedStore
 from daemon.health import Health, HealthServer
 from daemon.instance import DataFolder, load_seed
+from daemon.lanes import FRESH_MELT_S, Lanes
 from daemon.notify import Notifier
 from daemon.operations import DaemonOperations, Process
+from daemon.pace import Pace, PacePolicy
 from daemon.pauses import Pauses
 from daemon.ports import Check
 from daemon.schedule import Schedule
@@ -29,6 +31,7 @@ from daemon.spool import Spool
 from daemon.supervisor import Supervisor
 from daemon.sweep import Sweeper, SweepPolicy
 from daemon.system import SystemClock, SystemEntropy
+from daemon.warm import WarmLane, WarmPolicy, WarmStore
 from daemon.watching import WatchingMetrics
 from daemon.webhook import Webhook
 from melt import failpoints
@@ -102,7 +105,8 @@ class Daemon:
         holder = folder.instance_id(settings.instance_id_path)
         aliases = [MintAlias(alias) for alias in settings.mints]
         self.metrics = metrics = WatchingMetrics(version=version, clock=clock, mints=aliases)
-        loops = ["watch", "gauges", "webhook", *(f"sweep-{alias}" for alias in aliases)]
+        loops = ["watch", "gauges", "webhook"]
+        loops += [f"{lane}-{alias}" for lane in ("sweep", "warm") for alias in aliases]
         metrics.declare(aliases, units=("sat", "msat"), jobs=loops[3:], loops=loops)
         breakers = metrics.breakers = {
             alias: Breaker(
@@ -251,15 +255,33 @@ class Daemon:
             ),
             holder=holder,
         )
+        self.lanes = {alias: self._new_lanes(alias, entropy) for alias in aliases}
         self.sweeper = Sweeper(
             store=store,
             threads=threads,
             mints=mints,
             reconciler=reconciler,
             metrics=metrics,
+            lanes=self.lanes,
             clock=clock,
             policy=SweepPolicy(page_documents=sweep.page_documents, spent_sample_share=sweep.spent_sample_share),
             is_paused=self.pauses.reason,
+        )
+        self.warm = WarmLane(
+            store=WarmStore(store, store),
+            threads=threads,
+            mints=mints,
+            reconciler=reconciler,
+            lanes=self.lanes,
+            clock=clock,
+            policy=WarmPolicy(
+                page_documents=sweep.page_documents,
+                new_s=sweep.warm_new_s,
+                large_amount=sweep.large_amount,
+                documents_max=sweep.warm_documents,
+            ),
+            is_paused=self.pauses.reason,
+            expected_documents=self.sweeper.documents_of,
         )
         self._gauges_now = asyncio.Event()
         self._http: HealthServer | None = None
@@ -270,6 +292,8 @@ class Daemon:
             mints=mints,
             reconciler=reconciler,
             sweeper=self.sweeper,
+            lanes=self.lanes,
+            warm=self.warm,
             pauses=self.pauses,
             clock=clock,
             process=Process(
@@ -296,6 +320,26 @@ class Daemon:
         self._ticks: list[Tick] = []
         self._compose(version)
 
+    def _new_lanes(self, alias: MintAlias, entropy: SystemEntropy) -> Lanes:
+        sweep = self.settings.sweep
+        policy = PacePolicy(duty_min=sweep.duty_min, duty_max=sweep.duty_max, lag_target_s=sweep.lag_target)
+        pace = self.metrics.paces[alias] = Pace(policy, entropy)
+        self.metrics.set_sweep_duty(alias, pace.duty)
+
+        def lag_s() -> float:
+            return self.sweeper.detection_lag_s(alias)
+
+        self.metrics.watch_detection_lag(alias, lag_s, target_s=sweep.lag_target)
+        return Lanes(
+            alias,
+            pace=pace,
+            clock=self.clock,
+            metrics=self.metrics,
+            yield_s=sweep.yield_s,
+            melts_under_way=partial(self.engine.under_way, alias, younger_than_s=FRESH_MELT_S),
+            lag_s=lag_s,
+        )
+
     def _compose(self, version: str) -> None:
         """Components in the order in which they start, then loops."""
         supervisor = self.supervisor
@@ -314,6 +358,10 @@ class Daemon:
             tick = self._schedule.every(f"sweep-{alias}", sweep.interval_s, jitter_s=sweep.interval_s * 0.05)
             self._ticks.append(tick)
             supervisor.add_loop(f"sweep-{alias}", partial(self._sweep, alias, tick))
+            warm_s = sweep.warm_interval_s
+            tick = self._schedule.every(f"warm-{alias}", warm_s, jitter_s=warm_s * 0.1, at_once=False)
+            self._ticks.append(tick)
+            supervisor.add_loop(f"warm-{alias}", partial(self._warm, alias, tick))
         supervisor.on_drain("melts", self._drain_melts)
 
     # --- components ---
@@ -420,8 +468,18 @@ class Daemon:
         while not context.stopping.is_set():
             context.beat()
             if await tick.wait(SWEEP_BEAT_S) and not context.stopping.is_set():
-                await self.sweeper.tour(alias, context.stopping.is_set, context.beat)
+                record = await self.sweeper.tour(alias, context.stopping.is_set, context.beat)
                 self._gauges_now.set()
+                retry_s = self.lanes[alias].pace.tour_ended(ok=record.error is None)
+                if retry_s is not None:
+                    asyncio.get_running_loop().call_later(retry_s, tick.wake)
+
+    async def _warm(self, alias: MintAlias, tick: Tick, context: LoopContext) -> None:
+        """One mint's rounds over new and large documents."""
+        while not context.stopping.is_set():
+            context.beat()
+            if await tick.wait(SWEEP_BEAT_S) and not context.stopping.is_set():
+                await self.warm.round(alias, context.stopping.is_set, context.beat)
 
     async def _gauges(self, context: LoopContext) -> None:
         """What the database knows, as metrics: open events survive a restart this way."""

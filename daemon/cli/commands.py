@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from daemon.cli.client import Client, Reply
+
+T = TypeVar("T")
 
 
 def _client(path: Path | None) -> Client:
@@ -41,7 +43,7 @@ def _show(reply: Reply, as_json: bool, view: Callable[[dict[str, Any]], None]) -
         raise typer.Exit(1)
 
 
-def _ask(call: Callable[[], Reply]) -> Reply:
+def _ask(call: Callable[[], T]) -> T:
     """A request whose lost answer is a plain failure: repeating it does no harm."""
     try:
         return call()
@@ -97,23 +99,36 @@ def reconcile(
     as_json: Json = False,  # noqa: FBT002
 ) -> None:
     """Compare the database with the mints now, and correct by rule."""
-    from daemon.cli import views  # noqa: PLC0415
+    from daemon.cli import progress, views  # noqa: PLC0415
     from daemon.cli.client import RECONCILE_TIMEOUT_S  # noqa: PLC0415
 
     body = {"mint": mint, "npub": npub, "statuses": status or [], "dry_run": dry_run}
     client = _client(socket)
-    reply = _ask(lambda: client.post("/v1/reconcile", body, timeout_s=RECONCILE_TIMEOUT_S))
+
+    def ask() -> Reply:
+        return _ask(lambda: client.post("/v1/reconcile", body, timeout_s=RECONCILE_TIMEOUT_S))
+
+    reply = ask() if as_json else progress.beside(ask, lambda: _client(socket))
     _show(reply, as_json, views.reconcile)
     if reply.body.get("errors"):
         raise typer.Exit(1)
 
 
-@app.command(epilog="Example: meltd status --json | jq .open_events")
-def status(socket: Socket = None, as_json: Json = False) -> None:  # noqa: FBT002
+@app.command(epilog="Examples: meltd status --watch; meltd status --json | jq .open_events")
+def status(
+    watch: Annotated[bool, typer.Option("--watch", help="Show the sweeps, redrawn each second, until Ctrl-C.")] = False,  # noqa: FBT002
+    socket: Socket = None,
+    as_json: Json = False,  # noqa: FBT002
+) -> None:
     """The daemon on one page: store, mints, sweeps, what is open."""
-    from daemon.cli import views  # noqa: PLC0415
+    from daemon.cli import progress, views  # noqa: PLC0415
 
+    if watch and as_json:
+        raise typer.BadParameter("--watch and --json exclude each other")
     client = _client(socket)
+    if watch:
+        _ask(lambda: progress.watch(client))
+        return
     _show(_ask(lambda: client.get("/v1/status")), as_json, views.status)
 
 

@@ -22,9 +22,11 @@ from daemon.ports.core import (
     StatusReport,
     TokenMention,
 )
+from daemon.ports.pace import Lane, PaceStatus
 
 __all__ = [
     "Check",
+    "Lane",
     "LoopCounters",
     "LoopStatus",
     "MeltEvidence",
@@ -32,6 +34,7 @@ __all__ = [
     "MetricsPage",
     "MintStatus",
     "Operations",
+    "PaceStatus",
     "ProofStory",
     "Readiness",
     "ReconcileReport",

@@ -32,6 +32,7 @@ from melt.model.mint import (
     StillPending,
     SwapAnswer,
 )
+from melt.model.passage import Mark, Passage
 from melt.model.token import Balance, Dleq, MalformedToken, NewProof, Owner, Proof, Reservation, Token
 from melt.model.words import (
     AMOUNT_MAX,
@@ -111,6 +112,7 @@ __all__ = [
     "Keyset",
     "KeysetId",
     "MalformedToken",
+    "Mark",
     "Melt",
     "MeltAnswer",
     "MeltId",
@@ -123,6 +125,7 @@ __all__ = [
     "OutputPlan",
     "Owner",
     "Paid",
+    "Passage",
     "PostOutcome",
     "Proof",
     "ProofState",

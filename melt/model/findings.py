@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from melt.errors import Severity
     from melt.model.journal import Actor
+    from melt.model.passage import Passage
     from melt.model.words import (
         Action,
         DiscrepancyState,
@@ -182,7 +183,8 @@ class SweepRecord:
 
     ``position`` is the last ``_id`` that was done, None before the first. Counts are documents and proofs of
     this tour. ``found`` and ``corrected`` are by drift type. ``sampled`` is how far the sample of spent and failed
-    documents has come, over all tours.
+    documents has come, over all tours. ``passing`` is this tour's passage and ``passed`` that of the last complete
+    tour before it; ``first_seen`` is since when meltd knows the mint (:mod:`melt.detection`).
     """
 
     mint: MintAlias
@@ -198,6 +200,9 @@ class SweepRecord:
     corrected: Mapping[str, int]
     error: str | None
     sampled: TokenId | None = None
+    first_seen: datetime | None = None
+    passing: Passage | None = None
+    passed: Passage | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

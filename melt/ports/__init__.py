@@ -10,12 +10,14 @@ from __future__ import annotations
 from melt.ports.outside import Clock, Entropy, Mint, Outputs, StoreThreads
 from melt.ports.store import Store, Tour
 from melt.ports.telling import EventNotices, EventSpool, Telemetry
+from melt.ports.warm import LargeTokens
 
 __all__ = [
     "Clock",
     "Entropy",
     "EventNotices",
     "EventSpool",
+    "LargeTokens",
     "Mint",
     "Outputs",
     "Store",

@@ -15,18 +15,19 @@ from melt.store.sessions import SessionBook
 from melt.store.settlement import Settlement
 from melt.store.tokens import TokenReads
 from melt.store.transactions import Transactions
+from melt.store.warm import WarmReads
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from melt.ports import Clock, Store, Telemetry
+    from melt.ports import Clock, LargeTokens, Store, Telemetry
 
 CONNECTIONS_MAX = 16
 
 _log = structlog.get_logger("melt.store")
 
 
-class MongoStore(TokenReads, Settlement, Findings, Records):
+class MongoStore(TokenReads, WarmReads, Settlement, Findings, Records):
     """
     Implements :class:`melt.ports.Store` with the synchronous driver: one code for SecantusDB and real MongoDB.
 
@@ -97,4 +98,8 @@ class MongoStore(TokenReads, Settlement, Findings, Records):
 
 def _keeps_the_contract(store: MongoStore) -> Store:
     """Lets the type checker hold the class to the port."""
+    return store
+
+
+def _keeps_the_warm_contract(store: MongoStore) -> LargeTokens:
     return store

@@ -21,6 +21,7 @@ from melt.model import (
 from melt.store.core import Core, bounded
 from melt.store.faults import Retry, store_method
 from melt.store.journal import moment, read_actor, record_time
+from melt.store.passages import raw_passage, read_passage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -148,6 +149,9 @@ class Records(Core):
             "corrected": dict(record.corrected),
             "error": record.error,
             "sampled": record.sampled,
+            "first_seen": record.first_seen,
+            "passing": raw_passage(record.passing),
+            "passed": raw_passage(record.passed),
         }
         chosen = {"_id": raw["_id"]}
         self._run(lambda session: self._c.sweeps.replace_one(chosen, raw, upsert=True, session=session))
@@ -235,6 +239,9 @@ def read_sweep(raw: Document) -> SweepRecord:
         corrected=_counts(raw.get("corrected")),
         error=raw.get("error"),
         sampled=None if raw.get("sampled") is None else TokenId(raw["sampled"]),
+        first_seen=moment(raw.get("first_seen")),
+        passing=read_passage(raw.get("passing")),
+        passed=read_passage(raw.get("passed")),
     )
 
 

@@ -18,6 +18,7 @@ from melt.ports import Telemetry
 MAIN = MintAlias("main")
 BOUNDED_LABELS = {
     "mint",
+    "lane",
     "type",
     "severity",
     "state",
