@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from daemon.cli.progress import sweeps
 from daemon.cli.tables import console, facts, plain, table, when
 
 Body = dict[str, Any]
