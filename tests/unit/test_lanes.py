@@ -110,12 +110,14 @@ async def test_a_page_that_is_limited_is_done_again_and_counts_once() -> None:
 
     async def work() -> None:
         outcome.found_by_type["MALFORMED_TOKEN"] += 1
+        outcome.found.append("what was found")  # type: ignore[arg-type]
         if answers:
             raise answers.pop(0)
         outcome.documents += 5
 
     await page(lanes, Lane.COLD, work, outcome)
     assert (dict(outcome.found_by_type), outcome.documents) == ({"MALFORMED_TOKEN": 1}, 5)
+    assert len(outcome.found) == 1
     assert clock.s == pytest.approx(109), "as long as the mint asks for, and then two seconds"
     assert lanes.pace.duty < 0.5
 
