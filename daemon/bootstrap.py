@@ -20,8 +20,10 @@ from daemon.api.peers import AllowList
 from daemon.embedded import EmbeddedStore
 from daemon.health import Health, HealthServer
 from daemon.instance import DataFolder, load_seed
+from daemon.lanes import FRESH_MELT_S, Lanes
 from daemon.notify import Notifier
 from daemon.operations import DaemonOperations, Process
+from daemon.pace import Pace, PacePolicy
 from daemon.pauses import Pauses
 from daemon.ports import Check
 from daemon.repairs import DaemonRepairs
@@ -32,6 +34,7 @@ from daemon.summary import Summaries
 from daemon.supervisor import Supervisor
 from daemon.sweep import Sweeper, SweepPolicy
 from daemon.system import SystemClock, SystemEntropy
+from daemon.warm import WarmLane, WarmPolicy, WarmStore
 from daemon.watching import WatchingMetrics
 from daemon.webhook import Webhook
 from melt import failpoints
@@ -107,7 +110,8 @@ class Daemon:
         holder = folder.instance_id(settings.instance_id_path)
         aliases = [MintAlias(alias) for alias in settings.mints]
         self.metrics = metrics = WatchingMetrics(version=version, clock=clock, mints=aliases)
-        loops = ["watch", "gauges", "webhook", *(f"sweep-{alias}" for alias in aliases), "summary", "restore"]
+        loops = ["watch", "gauges", "webhook", "summary", "restore"]
+        loops += [f"{lane}-{alias}" for lane in ("sweep", "warm") for alias in aliases]
         metrics.declare(aliases, units=("sat", "msat"), jobs=loops[3:], loops=loops)
         breakers = metrics.breakers = {
             alias: Breaker(
@@ -257,12 +261,14 @@ class Daemon:
             caps=caps,
             holder=holder,
         )
+        self.lanes = {alias: self._new_lanes(alias, entropy) for alias in aliases}
         self.sweeper = Sweeper(
             store=store,
             threads=threads,
             mints=mints,
             reconciler=reconciler,
             metrics=metrics,
+            lanes=self.lanes,
             clock=clock,
             policy=SweepPolicy(page_documents=sweep.page_documents, spent_sample_share=sweep.spent_sample_share),
             is_paused=self.pauses.reason,
@@ -275,6 +281,22 @@ class Daemon:
             sweeps=lambda: self.sweeper.records,
             metrics=metrics,
             clock=clock,
+        )
+        self.warm = WarmLane(
+            store=WarmStore(store, store),
+            threads=threads,
+            mints=mints,
+            reconciler=reconciler,
+            lanes=self.lanes,
+            clock=clock,
+            policy=WarmPolicy(
+                page_documents=sweep.page_documents,
+                new_s=sweep.warm_new_s,
+                large_amount=sweep.large_amount,
+                documents_max=sweep.warm_documents,
+            ),
+            is_paused=self.pauses.reason,
+            expected_documents=self.sweeper.documents_of,
         )
         self._gauges_now = asyncio.Event()
         restore = settings.restore
@@ -319,6 +341,8 @@ class Daemon:
             mints=mints,
             reconciler=reconciler,
             sweeper=self.sweeper,
+            lanes=self.lanes,
+            warm=self.warm,
             pauses=self.pauses,
             clock=clock,
             process=Process(
@@ -364,6 +388,26 @@ class Daemon:
         self._ticks: list[Tick] = []
         self._compose(version)
 
+    def _new_lanes(self, alias: MintAlias, entropy: SystemEntropy) -> Lanes:
+        sweep = self.settings.sweep
+        policy = PacePolicy(duty_min=sweep.duty_min, duty_max=sweep.duty_max, lag_target_s=sweep.lag_target)
+        pace = self.metrics.paces[alias] = Pace(policy, entropy)
+        self.metrics.set_sweep_duty(alias, pace.duty)
+
+        def lag_s() -> float:
+            return self.sweeper.detection_lag_s(alias)
+
+        self.metrics.watch_detection_lag(alias, lag_s, target_s=sweep.lag_target)
+        return Lanes(
+            alias,
+            pace=pace,
+            clock=self.clock,
+            metrics=self.metrics,
+            yield_s=sweep.yield_s,
+            melts_under_way=partial(self.engine.under_way, alias, younger_than_s=FRESH_MELT_S),
+            lag_s=lag_s,
+        )
+
     def _compose(self, version: str) -> None:
         """Components in the order in which they start, then loops."""
         supervisor = self.supervisor
@@ -382,6 +426,10 @@ class Daemon:
             tick = self._schedule.every(f"sweep-{alias}", sweep.interval_s, jitter_s=sweep.interval_s * 0.05)
             self._ticks.append(tick)
             supervisor.add_loop(f"sweep-{alias}", partial(self._sweep, alias, tick))
+            warm_s = sweep.warm_interval_s
+            tick = self._schedule.every(f"warm-{alias}", warm_s, jitter_s=warm_s * 0.1, at_once=False)
+            self._ticks.append(tick)
+            supervisor.add_loop(f"warm-{alias}", partial(self._warm, alias, tick))
         tick = self._schedule.every("summary", self.settings.summary.interval_s, jitter_s=60.0)
         self._ticks.append(tick)
         supervisor.add_loop("summary", partial(self._summarise, tick), stall_after_s=1800.0)
@@ -501,8 +549,18 @@ class Daemon:
         while not context.stopping.is_set():
             context.beat()
             if await tick.wait(SWEEP_BEAT_S) and not context.stopping.is_set():
-                await self.sweeper.tour(alias, context.stopping.is_set, context.beat)
+                record = await self.sweeper.tour(alias, context.stopping.is_set, context.beat)
                 self._gauges_now.set()
+                retry_s = self.lanes[alias].pace.tour_ended(ok=record.error is None)
+                if retry_s is not None:
+                    asyncio.get_running_loop().call_later(retry_s, tick.wake)
+
+    async def _warm(self, alias: MintAlias, tick: Tick, context: LoopContext) -> None:
+        """One mint's rounds over new and large documents."""
+        while not context.stopping.is_set():
+            context.beat()
+            if await tick.wait(SWEEP_BEAT_S) and not context.stopping.is_set():
+                await self.warm.round(alias, context.stopping.is_set, context.beat)
 
     async def _summarise(self, tick: Tick, context: LoopContext) -> None:
         """What a day cost and what is owed, written down."""

@@ -29,6 +29,7 @@ from prometheus_client import (
     generate_latest,
 )
 
+from daemon.ports import Lane
 from melt.errors import Code, ConfigError, Severity
 from melt.model import MELT_MOVES, DriftType, EventType, MeltState, MintAlias, TokenStatus
 from melt.ports import RepairStore, RestoreStore, Store, SummaryStore
@@ -49,7 +50,8 @@ ALL_MINTS: Final = "all"
 MINTS_MAX: Final = 256
 UNITS_MAX: Final = 16
 NAMES_MAX: Final = 64
-"""Bounds on what becomes a label (I11)."""
+LOOPS_MAX: Final = 2 * MINTS_MAX + NAMES_MAX
+"""Bounds on what becomes a label (I11). Each mint has two loops, and a job for each of them."""
 
 OUTCOMES: Final = ("settled", "released", "held", "pending", "refused")
 PHASES: Final = ("quote", "preflight", "reserve", "swap", "pay", "settle")
@@ -206,6 +208,16 @@ class Metrics:
         self._sweep_eta = self._gauge(
             "sweep_eta_seconds", "Time to the end of the present tour; NaN: unknown or none.", "mint"
         )
+        self._lag = self._gauge(
+            "detection_lag_seconds", "How old the oldest verification of an unspent sat is, at the scrape.", "mint"
+        )
+        self._lag_target = self._gauge(
+            "detection_lag_target_seconds", "What the sweep keeps the detection lag within.", "mint"
+        )
+        self._duty = self._gauge("sweep_duty_ratio", "Share of a mint's time that the sweep takes now.", "mint")
+        self._lane_documents = self._counter(
+            "lane_documents_total", "Token documents looked at, by lane of the sweep.", "mint", "lane"
+        )
         self._held = self._gauge(
             "liabilities_amount", "What the database owes, in the unit, by status.", "mint", "unit", "status"
         )
@@ -311,8 +323,8 @@ class Metrics:
             raise ConfigError(f"a mint can't have the alias {UNCONFIGURED!r} or {ALL_MINTS!r}: these have a meaning")
         if len(self._mints | set(mints)) > MINTS_MAX or len(self._units | set(units)) > UNITS_MAX:
             raise ConfigError(f"at most {MINTS_MAX} mints and {UNITS_MAX} units can be watched by one meltd")
-        if len(self._jobs | set(jobs)) > NAMES_MAX or len(self._loops | set(loops)) > NAMES_MAX:
-            raise ConfigError(f"at most {NAMES_MAX} jobs and loops")
+        if len(self._jobs | set(jobs)) > LOOPS_MAX or len(self._loops | set(loops)) > LOOPS_MAX:
+            raise ConfigError(f"at most {LOOPS_MAX} jobs and loops")
         self._units |= set(units)
         for mint in mints:
             self._mints.add(mint)
@@ -349,6 +361,8 @@ class Metrics:
         for gauge in (self._sweep_success, self._sweep_interval, self._sweep_ratio):
             gauge.labels(mint)
         self._sweep_eta.labels(mint).set(math.nan)
+        for lane in Lane:
+            self._lane_documents.labels(mint, lane)
         self._paused.labels(mint)
         self._circuit.labels(mint)
 
@@ -495,6 +509,21 @@ class Metrics:
         if mint in self._mints:
             self._sweep_ratio.labels(mint).set(min(1.0, done / total) if total > 0 else 1.0)
             self._sweep_eta.labels(mint).set(math.nan if eta_s is None else eta_s)
+
+    def watch_detection_lag(self, mint: MintAlias, lag_s: Callable[[], float], *, target_s: float) -> None:
+        """At start: ``lag_s`` is asked at each scrape, so that the lag of a dead mint is seen to grow."""
+        if mint in self._mints:
+            self._lag.labels(mint).set_function(lag_s)
+            self._lag_target.labels(mint).set(target_s)
+
+    def set_sweep_duty(self, mint: MintAlias, duty: float) -> None:
+        """The share of the mint's time that the sweep takes."""
+        if mint in self._mints:
+            self._duty.labels(mint).set(duty)
+
+    def lane_documents(self, mint: MintAlias, lane: Lane, documents: int) -> None:
+        """Documents that a lane has looked at."""
+        self._lane_documents.labels(self._mint(mint), lane).inc(max(0, documents))
 
     def set_sweep_schedule(self, mint: MintAlias, *, interval_s: float, last_success: datetime | None) -> None:
         """At start: how often a tour is due, and when the last one ended well as ``meltd_sweeps`` has it."""

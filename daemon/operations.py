@@ -8,7 +8,15 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from daemon.ports import MeltEvidence, MintStatus, ProofStory, ReconcileReport, StatusReport, TokenMention
+from daemon.ports import (
+    MeltEvidence,
+    MintStatus,
+    PaceStatus,
+    ProofStory,
+    ReconcileReport,
+    StatusReport,
+    TokenMention,
+)
 from melt.errors import Code, InvariantBroken, MintError, Refusal, StoreError, StoreUnavailable
 from melt.model import EventType, MalformedToken, Token
 from melt.reconcile import TOURED, Outcome, sort_urls
@@ -19,9 +27,11 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
+    from daemon.lanes import Lanes
     from daemon.pauses import Pauses
     from daemon.ports import LoopStatus
     from daemon.sweep import Sweeper
+    from daemon.warm import WarmLane
     from melt.errors import Severity
     from melt.events import CriticalEvents
     from melt.model import (
@@ -83,6 +93,8 @@ class DaemonOperations:
     mints: Mapping[MintAlias, Mint]
     reconciler: Reconciler
     sweeper: Sweeper
+    lanes: Mapping[MintAlias, Lanes]
+    warm: WarmLane
     pauses: Pauses
     clock: Clock
     process: Process
@@ -228,6 +240,23 @@ class DaemonOperations:
             frozen=self.critical.frozen(None, alias) is not None
             or self.critical.is_open(EventType.SENTINEL_FAILED, f"mint:{alias}"),
             sweep=self.sweeper.records.get(alias),
+            pace=self._pace_status(alias),
+        )
+
+    def _pace_status(self, alias: MintAlias) -> PaceStatus:
+        lanes, warm, progress = self.lanes[alias], self.warm.records[alias], self.sweeper.progress.get(alias)
+        return PaceStatus(
+            lane=lanes.lane,
+            touring=progress is not None,
+            detection_lag_s=self.sweeper.detection_lag_s(alias),
+            lag_target_s=lanes.pace.policy.lag_target_s,
+            duty=lanes.pace.duty,
+            resting_s=lanes.resting_s,
+            documents_per_s=None if progress is None else progress.documents_per_s,
+            eta_s=None if progress is None else progress.eta_s,
+            warm_at=warm.at,
+            warm_documents=warm.documents,
+            warm_error=warm.error,
         )
 
     # --- acting ---
@@ -295,7 +324,8 @@ class DaemonOperations:
         tour = self.store.tour(statuses, urls, None, npub=npub)
         try:
             while page := await self.threads(partial(tour.next_page, PAGE_DOCUMENTS)):
-                await self.reconciler.page(self.mints[alias], page, outcome, dry_run=dry_run, actor=actor)
+                work = partial(self.reconciler.page, self.mints[alias], page, outcome, dry_run=dry_run, actor=actor)
+                await self.lanes[alias].asked_page(work, outcome)
         finally:
             await self.threads(tour.close)
 

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from daemon.ports import Lane
+from melt.detection import detection_lag_s, pass_page
 from melt.drift import SEVERITIES
 from melt.errors import InvariantBroken, MintError, StoreError
 from melt.model import (
@@ -24,6 +26,7 @@ from melt.model import (
     DriftType,
     Finding,
     MintAlias,
+    Passage,
     Solvency,
     SweepRecord,
     TokenStatus,
@@ -31,10 +34,12 @@ from melt.model import (
 from melt.reconcile import TOURED, MintUrls, Outcome, sort_urls
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from datetime import datetime
 
+    from daemon.lanes import Lanes
     from daemon.metrics import Metrics
+    from melt.caps import RunTotals
     from melt.model import MalformedToken, Token, TokenId
     from melt.ports import Clock, Mint, Store, StoreThreads
     from melt.reconcile import Reconciler
@@ -55,6 +60,14 @@ class SweepPolicy:
     spent_sample_share: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How the tour under way gets on; None where nothing is known yet."""
+
+    documents_per_s: float | None = None
+    eta_s: float | None = None
+
+
 class Sweeper:
     """Runs tours. One tour per mint at a time is the caller's promise (one loop a mint)."""
 
@@ -66,6 +79,7 @@ class Sweeper:
         mints: Mapping[MintAlias, Mint],
         reconciler: Reconciler,
         metrics: Metrics,
+        lanes: Mapping[MintAlias, Lanes],
         clock: Clock,
         policy: SweepPolicy,
         is_paused: Callable[[MintAlias], str | None],
@@ -75,18 +89,36 @@ class Sweeper:
         self._mints = mints
         self._reconciler = reconciler
         self._metrics = metrics
+        self._lanes = lanes
         self._clock = clock
         self._policy = policy
         self._is_paused = is_paused
         self._units: dict[MintAlias, set[tuple[str, str]]] = {}
+        self._first_seen: dict[MintAlias, datetime] = {}
+        self._totals: dict[MintAlias, tuple[int, RunTotals]] = {}
+        self.progress: dict[MintAlias, Progress] = {}
         self.records: dict[MintAlias, SweepRecord] = {}
         self.unconfigured_documents = 0
 
     async def load(self) -> None:
         """Read where the tours were before the last stop."""
+        self._first_seen = dict.fromkeys(self._mints, self._clock.now())
         for record in await self._threads(self._store.sweeps):
             if record.mint in self._mints:
                 self.records[record.mint] = record
+
+    def detection_lag_s(self, alias: MintAlias) -> float:
+        """See :mod:`melt.detection`; before the first record, since this process knows the mint."""
+        now = self._clock.now()
+        record = self.records.get(alias)
+        if record is None:
+            return max(0.0, (now - self._first_seen.get(alias, now)).total_seconds())
+        return detection_lag_s(record, now)
+
+    def documents_of(self, alias: MintAlias) -> int:
+        """How many documents the last tour was about; 0 before the first."""
+        record = self.records.get(alias)
+        return 0 if record is None else record.total_documents
 
     async def tour(self, alias: MintAlias, stop: Callable[[], bool], beat: Callable[[], None]) -> SweepRecord:
         """
@@ -101,6 +133,7 @@ class Sweeper:
         outcome.corrected_by_type.update(record.corrected)
         outcome.owed.update(record.owed)
         outcome.honoured.update(record.honoured)
+        outcome.totals = self._totals_of(alias, record.tour, outcome.totals)
         whole = record.position is None
         try:
             urls = await self._urls(alias)
@@ -123,10 +156,13 @@ class Sweeper:
         except (MintError, StoreError) as problem:
             error = f"{problem.code}: {problem.detail}"
         record = replace(record, error=error, updated_at=self._clock.now())
+        self.progress.pop(alias, None)
         await self._save(record)
         seconds = self._clock.monotonic() - started
         self._metrics.sweep_finished(alias, ok=error is None, seconds=seconds)
         self._say(alias, record, outcome, seconds, dry_run=self._is_paused(alias) is not None)
+        if record.finished_at is not None:
+            self._metrics.set_sweep_progress(alias, done=record.documents, total=record.documents, eta_s=None)
         if error is None and whole and record.finished_at is not None:
             self._show_liabilities(alias, outcome)
         return record
@@ -136,6 +172,7 @@ class Sweeper:
         before = self.records.get(alias)
         if before is not None and before.finished_at is None and before.position is not None:
             return before
+        complete = before is not None and before.finished_at is not None
         return SweepRecord(
             mint=alias,
             tour=1 if before is None else before.tour + 1,
@@ -151,7 +188,17 @@ class Sweeper:
             error=None,
             sampled=None if before is None else before.sampled,
             solvency=() if before is None else before.solvency,
+            first_seen=self._first_seen.get(alias, now) if before is None else before.first_seen or before.started_at,
+            passing=Passage(started_at=now),
+            passed=None if before is None else before.passing if complete else before.passed,
         )
+
+    def _totals_of(self, alias: MintAlias, tour: int, fresh: RunTotals) -> RunTotals:
+        """What this tour has corrected so far: an interruption must not open its caps anew (I12)."""
+        known = self._totals.get(alias)
+        if known is None or known[0] != tour:
+            known = self._totals[alias] = (tour, fresh)
+        return known[1]
 
     async def _urls(self, alias: MintAlias) -> tuple[str, ...]:
         """The texts under which this mint stands in the database; what belongs to no mint is reported."""
@@ -216,15 +263,20 @@ class Sweeper:
         if not urls:
             return record
         began = self._clock.monotonic()
+        pages = 0
+        self.progress[alias] = Progress()
         tour = self._store.tour(TOURED, urls, record.position)
         try:
             while not stop():
                 beat()
+                begun_at = self._clock.now()
                 page = await self._threads(lambda: tour.next_page(self._policy.page_documents))
                 if not page:
                     break
                 documents, proofs = outcome.documents, outcome.proofs
-                await self._reconcile(alias, page, outcome)
+                pages += 1
+                rest_s = await self._reconcile(alias, page, outcome, pages, stop, beat)
+                passing = record.passing or Passage(started_at=record.started_at)
                 record = replace(
                     record,
                     position=page[-1].id,
@@ -235,17 +287,36 @@ class Sweeper:
                     corrected=dict(outcome.corrected_by_type),
                     owed=dict(outcome.owed),
                     honoured=dict(outcome.honoured),
+                    passing=pass_page(passing, page[-1].id, begun_at),
+                    error=None,
                 )
                 await self._save(record)
                 self._show_progress(alias, record, outcome, self._clock.monotonic() - began)
+                await self._lanes[alias].rest(Lane.COLD, rest_s, stop, beat)
         finally:
             await self._threads(tour.close)
         return record
 
-    async def _reconcile(self, alias: MintAlias, page: Sequence[Token | MalformedToken], outcome: Outcome) -> None:
-        """A page; while the mint is paused, without changing anything: a pause counts from the next page on."""
-        dry_run = self._is_paused(alias) is not None
-        await self._reconciler.page(self._mints[alias], page, outcome, dry_run=dry_run, actor=ACTOR)
+    async def _reconcile(
+        self,
+        alias: MintAlias,
+        page: Sequence[Token | MalformedToken],
+        outcome: Outcome,
+        pages: int,
+        stop: Callable[[], bool],
+        beat: Callable[[], None],
+    ) -> float:
+        """
+        A page, when the lane's turn has come; returns how long to rest after it.
+
+        While the mint is paused, nothing is changed: a pause counts from the next page on.
+        """
+
+        def work() -> Awaitable[None]:
+            dry_run = self._is_paused(alias) is not None
+            return self._reconciler.page(self._mints[alias], page, outcome, dry_run=dry_run, actor=ACTOR)
+
+        return await self._lanes[alias].page(Lane.COLD, work, outcome, pages=pages, stop=stop, beat=beat)
 
     async def _sample(
         self,
@@ -288,7 +359,7 @@ class Sweeper:
     ) -> tuple[int, TokenId | None]:
         """How many documents were looked at behind ``position``, and the last one's id."""
         tour = self._store.tour(SAMPLED, urls, position)
-        done = 0
+        done = pages = 0
         try:
             while done < documents_max and not stop():
                 beat()
@@ -297,9 +368,11 @@ class Sweeper:
                 )
                 if not page:
                     break
-                await self._reconcile(alias, page, outcome)
+                pages += 1
+                rest_s = await self._reconcile(alias, page, outcome, pages, stop, beat)
                 done += len(page)
                 position = page[-1].id
+                await self._lanes[alias].rest(Lane.COLD, rest_s, stop, beat)
         finally:
             await self._threads(tour.close)
         return done, position
@@ -316,6 +389,7 @@ class Sweeper:
     def _show_progress(self, alias: MintAlias, record: SweepRecord, outcome: Outcome, seconds: float) -> None:
         left = max(0, record.total_documents - record.documents)
         rate = outcome.documents / seconds if seconds > 0 else 0.0
+        self.progress[alias] = Progress(documents_per_s=rate or None, eta_s=left / rate if rate else None)
         self._metrics.set_sweep_progress(
             alias, done=record.documents, total=record.total_documents, eta_s=left / rate if rate else None
         )

@@ -13,6 +13,7 @@ from melt.breaker import Circuit
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from daemon.pace import Pace
     from melt.breaker import Breaker
     from melt.model import MintAlias
     from melt.ports import Clock
@@ -28,10 +29,14 @@ class WatchingMetrics(Metrics):
         self._clock = clock
         self.health = {alias: MintHealth() for alias in mints}
         self.breakers: dict[MintAlias, Breaker] = {}
+        self.paces: dict[MintAlias, Pace] = {}
 
     def mint_request(self, mint: MintAlias, endpoint: str, outcome: str, seconds: float) -> None:
         """Any answer, a refusal too, shows that the mint is up."""
         super().mint_request(mint, endpoint, outcome, seconds)
+        pace = self.paces.get(mint)
+        if pace is not None and endpoint == "checkstate" and outcome == "ok":
+            pace.answered(seconds)
         health = self.health.get(mint)
         if health is None:
             return

@@ -255,6 +255,29 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
                 queries=one(f"min by (mint) (meltd_sweep_eta_seconds{{{SCOPE}}})", "{{mint}}"),
             ),
             Panel(
+                title="Detection lag",
+                description="By mint: how old the oldest verification of an unspent sat is. DetectionLagHigh fires at twice "
+                "the target.",
+                unit="s",
+                queries=(
+                    *one(f"max by (mint) (meltd_detection_lag_seconds{{{SCOPE}}})", "{{mint}}"),
+                    *one(f"max by (mint) (meltd_detection_lag_target_seconds{{{SCOPE}}})", "{{mint}} target"),
+                ),
+            ),
+            Panel(
+                title="Duty of the sweep",
+                description="Share of a mint's time that its tour takes: up on drift and lag, halved on 429 and slow answers.",
+                unit="percentunit",
+                top=1,
+                queries=one(f"max by (mint) (meltd_sweep_duty_ratio{{{SCOPE}}})", "{{mint}}"),
+            ),
+            Panel(
+                title="Documents per second by lane",
+                description="Cold is the tour, warm new and large documents, asked what a person requested.",
+                unit="ops",
+                queries=rate("meltd_lane_documents_total", "mint, lane", "{{mint}} {{lane}}"),
+            ),
+            Panel(
                 title="Proofs verified per second",
                 description="Proofs whose state was asked of the mint.",
                 unit="ops",

@@ -122,11 +122,16 @@ class MintError(MeltdError):
 
 
 class MintUnreachable(MintError):
-    """No answer that can be used: connection, time-out, 5xx, 429, too large, not parsable."""
+    """
+    No answer that can be used: connection, time-out, 5xx, 429, too large, not parsable.
 
-    def __init__(self, detail: str, *, retry_after_s: float | None = None) -> None:
+    ``rate_limited``: it was a 429, so the mint is well and asks for fewer requests.
+    """
+
+    def __init__(self, detail: str, *, retry_after_s: float | None = None, rate_limited: bool = False) -> None:
         super().__init__(Code.MINT_UNREACHABLE, detail, hint="meltd retries by itself; check the mint")
         self.retry_after_s = retry_after_s
+        self.rate_limited = rate_limited
 
 
 class MintRejected(MintError):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self
 from pydantic import Field
 
 from daemon.api.answers import Answer
+from daemon.api.pace import PaceAnswer
 
 if TYPE_CHECKING:
     from daemon.ports import LoopStatus, MintStatus, StatusReport
@@ -57,6 +58,7 @@ class MintAnswer(Answer):
     open_melts: int
     error: str | None
     sweep: SweepAnswer | None
+    pace: PaceAnswer | None
 
     @classmethod
     def of(cls, mint: MintStatus) -> Self:
@@ -71,6 +73,7 @@ class MintAnswer(Answer):
             open_melts=mint.open_melts,
             error=mint.error,
             sweep=None if mint.sweep is None else SweepAnswer.of(mint.sweep),
+            pace=None if mint.pace is None else PaceAnswer.of(mint.pace),
         )
 
 

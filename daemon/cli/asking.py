@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from daemon.cli.client import Client, Reply
+
+T = TypeVar("T")
 
 
 def client_of(path: Path | None) -> Client:
@@ -36,7 +38,7 @@ def show(reply: Reply, as_json: bool, view: Callable[[dict[str, Any]], None]) ->
         raise typer.Exit(1)
 
 
-def ask(call: Callable[[], Reply]) -> Reply:
+def ask(call: Callable[[], T]) -> T:
     """A request whose lost answer is a plain failure: repeating it does no harm."""
     try:
         return call()

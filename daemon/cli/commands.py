@@ -87,7 +87,7 @@ def reconcile(
     as_json: Json = False,  # noqa: FBT002
 ) -> None:
     """Compare the database with the mints now, and correct by rule. With --repair: mend the double count."""
-    from daemon.cli import views  # noqa: PLC0415
+    from daemon.cli import progress, views  # noqa: PLC0415
     from daemon.cli.client import RECONCILE_TIMEOUT_S  # noqa: PLC0415
 
     asked = RepairRequest(
@@ -98,18 +98,31 @@ def reconcile(
         return
     body = {"mint": mint, "npub": npub, "statuses": status or [], "dry_run": dry_run}
     client = _client(socket)
-    reply = _ask(lambda: client.post("/v1/reconcile", body, timeout_s=RECONCILE_TIMEOUT_S))
+
+    def ask() -> Reply:
+        return _ask(lambda: client.post("/v1/reconcile", body, timeout_s=RECONCILE_TIMEOUT_S))
+
+    reply = ask() if as_json else progress.beside(ask, lambda: _client(socket))
     _show(reply, as_json, views.reconcile)
     if reply.body.get("errors"):
         raise typer.Exit(1)
 
 
-@app.command(epilog="Example: meltd status --json | jq .open_events")
-def status(socket: Socket = None, as_json: Json = False) -> None:  # noqa: FBT002
+@app.command(epilog="Examples: meltd status --watch; meltd status --json | jq .open_events")
+def status(
+    watch: Annotated[bool, typer.Option("--watch", help="Show the sweeps, redrawn each second, until Ctrl-C.")] = False,  # noqa: FBT002
+    socket: Socket = None,
+    as_json: Json = False,  # noqa: FBT002
+) -> None:
     """The daemon on one page: store, mints, sweeps, what is open."""
-    from daemon.cli import views  # noqa: PLC0415
+    from daemon.cli import progress, views  # noqa: PLC0415
 
+    if watch and as_json:
+        raise typer.BadParameter("--watch and --json exclude each other")
     client = _client(socket)
+    if watch:
+        _ask(lambda: progress.watch(client))
+        return
     _show(_ask(lambda: client.get("/v1/status")), as_json, views.status)
 
 

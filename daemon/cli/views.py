@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from daemon.cli.tables import facts, plain, table, when
+from daemon.cli.progress import sweeps
+from daemon.cli.tables import console, facts, plain, table, when
 
 Body = dict[str, Any]
 
@@ -162,6 +163,8 @@ def status(body: Body) -> None:
         rows.append((mint["alias"], mint["url"], up, flags, progress, corrected, when(sweep.get("finished_at")), mint["open_melts"], mint["error"]))  # fmt: skip
     columns = ("mint", "url", "up", "flags", "swept", "#corrected", "tour ended (UTC)", "#open melts", "error")
     table("Mints", columns, rows, empty="No mints are configured.")
+    if body["mints"]:
+        console().print(sweeps(body))
     stalled = [loop for loop in body["loops"] if loop["stalled"] or loop["restarts"]]
     if stalled:
         loops = [(loop["name"], loop["stalled"], loop["restarts"], f"{loop['turned_s_ago']} s") for loop in stalled]

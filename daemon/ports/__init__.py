@@ -22,6 +22,7 @@ from daemon.ports.core import (
     StatusReport,
     TokenMention,
 )
+from daemon.ports.pace import Lane, PaceStatus
 from daemon.ports.repairs import Adoption, RepairProgress, RepairReport, RepairService
 from daemon.ports.restore import RestoreOperations
 from daemon.ports.summaries import SummaryReads
@@ -29,6 +30,7 @@ from daemon.ports.summaries import SummaryReads
 __all__ = [
     "Adoption",
     "Check",
+    "Lane",
     "LoopCounters",
     "LoopStatus",
     "MeltEvidence",
@@ -36,6 +38,7 @@ __all__ = [
     "MetricsPage",
     "MintStatus",
     "Operations",
+    "PaceStatus",
     "ProofStory",
     "Readiness",
     "ReconcileReport",

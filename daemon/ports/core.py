@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
+    from daemon.ports.pace import PaceStatus
     from melt.errors import Severity
     from melt.model import (
         Actor,
@@ -69,6 +70,7 @@ class MintStatus:
     open_melts: int = 0
     error: str | None = None
     sweep: SweepRecord | None = None
+    pace: PaceStatus | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -154,6 +154,32 @@ class SweepSettings(Section):
         default=60, description="Between the two sightings that an irreversible correction needs."
     )
     spent_sample_share: Share = Field(default=0.02, description="Share of the spent documents that each tour looks at.")
+    lag_target_s: Seconds | None = Field(
+        default=None,
+        description="The detection lag (age of the oldest verification of an unspent sat) that the sweep keeps within, "
+        "per mint: it goes faster above it and slower below half of it. Left out: twice `interval_s`.",
+    )
+    duty_min: Annotated[float, Field(ge=0.01, le=1)] = Field(
+        default=0.1, description="Least share of a mint's time that its tour takes; it rests for the remainder."
+    )
+    duty_max: Annotated[float, Field(ge=0.01, le=1)] = Field(
+        default=0.9, description="Largest share. 1: no rests while the detection lag is above its target."
+    )
+    yield_s: Annotated[float, Field(ge=0, le=60)] = Field(
+        default=0.5, description="A page waits for melts that have just begun at its mint, this long at most."
+    )
+    warm_interval_s: Seconds = Field(
+        default=120, description="How often new and large documents are looked at, beside the tour."
+    )
+    warm_new_s: Seconds = Field(default=900, description="Documents made since so long ago are new.")
+    warm_documents: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        default=2000,
+        description="At most so many new documents, and as many large ones, in one round of the warm lane; the next "
+        "round goes on from there.",
+    )
+    large_amount: Annotated[int, Field(ge=1, le=2**63 - 1)] = Field(
+        default=100_000, description="From this `total_amount` on, in its own unit, a document is large."
+    )
     corrections_max_count_per_cycle: Annotated[int, Field(ge=0, le=10_000_000)] = Field(
         default=1000, description="Over this many corrections in a tour, meltd only reports."
     )
@@ -167,6 +193,17 @@ class SweepSettings(Section):
         default=0.25,
         description="Over this share of a mint's documents in a tour (from 100 documents on), meltd only reports.",
     )
+
+    @model_validator(mode="after")
+    def _duties(self) -> Self:
+        if self.duty_min > self.duty_max:
+            raise ValueError("duty_min must not be above duty_max")
+        return self
+
+    @property
+    def lag_target(self) -> float:
+        """``lag_target_s`` with its default resolved."""
+        return 2 * self.interval_s if self.lag_target_s is None else self.lag_target_s
 
 
 class MeltSettings(Section):

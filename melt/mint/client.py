@@ -278,7 +278,9 @@ class HttpMint:
                 outcome = "rejected"
                 raise MintRejected(f"mint {self._alias} refused {endpoint} with code {code}", mint_code=code)
             raise MintUnreachable(
-                f"mint {self._alias} answered {endpoint} with HTTP {answer.status}", retry_after_s=answer.retry_after_s
+                f"mint {self._alias} answered {endpoint} with HTTP {answer.status}",
+                retry_after_s=answer.retry_after_s,
+                rate_limited=answer.status == 429,
             )
         except (NotSent, Lost) as error:
             raise MintUnreachable(f"mint {self._alias} gave no answer to {endpoint}: {error}") from error

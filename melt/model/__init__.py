@@ -32,6 +32,7 @@ from melt.model.mint import (
     StillPending,
     SwapAnswer,
 )
+from melt.model.passage import Mark, Passage
 from melt.model.summary import Activity, DaySummary, Holding, Solvency
 from melt.model.token import Balance, Dleq, MalformedToken, NewProof, Owner, Proof, Reservation, Token
 from melt.model.words import (
@@ -115,6 +116,7 @@ __all__ = [
     "Keyset",
     "KeysetId",
     "MalformedToken",
+    "Mark",
     "Melt",
     "MeltAnswer",
     "MeltId",
@@ -127,6 +129,7 @@ __all__ = [
     "OutputPlan",
     "Owner",
     "Paid",
+    "Passage",
     "PostOutcome",
     "Proof",
     "ProofState",

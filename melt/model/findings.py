@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from melt.errors import Severity
     from melt.model.journal import Actor
+    from melt.model.passage import Passage
     from melt.model.summary import Solvency
     from melt.model.words import (
         Action,
@@ -184,7 +185,8 @@ class SweepRecord:
     ``position`` is the last ``_id`` that was done, None before the first. Counts are documents and proofs of
     this tour. ``found`` and ``corrected`` are by drift type. ``sampled`` is how far the sample of spent and failed
     documents has come, over all tours. ``owed`` and ``honoured`` are by unit, of this tour so far, and ``solvency`` is
-    what the last whole tour came to.
+    what the last whole tour came to. ``passing`` is this tour's passage and ``passed`` that of the last complete
+    tour before it; ``first_seen`` is since when meltd knows the mint (:mod:`melt.detection`).
     """
 
     mint: MintAlias
@@ -203,6 +205,9 @@ class SweepRecord:
     owed: Mapping[str, int] = field(default_factory=dict)
     honoured: Mapping[str, int] = field(default_factory=dict)
     solvency: tuple[Solvency, ...] = ()
+    first_seen: datetime | None = None
+    passing: Passage | None = None
+    passed: Passage | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ from melt.ports.restore import EndedMelts, RestoreStore, RestoreTelemetry, State
 from melt.ports.store import Store, Tour
 from melt.ports.summaries import HoldingsWalk, SummaryStore
 from melt.ports.telling import EventNotices, EventSpool, Telemetry
+from melt.ports.warm import LargeTokens
 
 __all__ = [
     "Clock",
@@ -21,6 +22,7 @@ __all__ = [
     "EventNotices",
     "EventSpool",
     "HoldingsWalk",
+    "LargeTokens",
     "Mint",
     "Outputs",
     "RepairStore",

@@ -115,6 +115,11 @@ class Engine:
     def in_flight(self) -> int:
         return len(self._running)
 
+    def under_way(self, mint: MintAlias, *, younger_than_s: float) -> bool:
+        """Whether a melt at this mint began less than so long ago: an older one waits for Lightning, not for us."""
+        since = self._clock.monotonic() - younger_than_s
+        return any(running.mint == mint and running.started > since for running in self._running.values())
+
     # --- melts ---
 
     async def melt(self, request: MeltRequest, *, wait_s: float) -> Melt:

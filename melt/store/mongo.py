@@ -18,18 +18,19 @@ from melt.store.settlement import Settlement
 from melt.store.summaries import Summaries
 from melt.store.tokens import TokenReads
 from melt.store.transactions import Transactions
+from melt.store.warm import WarmReads
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from melt.ports import Clock, RestoreStore, Store, SummaryStore, Telemetry
+    from melt.ports import Clock, LargeTokens, RestoreStore, Store, SummaryStore, Telemetry
 
 CONNECTIONS_MAX = 16
 
 _log = structlog.get_logger("melt.store")
 
 
-class MongoStore(TokenReads, Restores, Settlement, Findings, Records, Repairs, Summaries):
+class MongoStore(TokenReads, WarmReads, Restores, Settlement, Findings, Records, Repairs, Summaries):
     """
     Implements :class:`melt.ports.Store` with the synchronous driver: one code for SecantusDB and real MongoDB.
 
@@ -109,4 +110,8 @@ def _keeps_summaries(store: MongoStore) -> SummaryStore:
 
 def _keeps_the_contract_of_restores(store: MongoStore) -> RestoreStore:
     """Likewise."""
+    return store
+
+
+def _keeps_the_warm_contract(store: MongoStore) -> LargeTokens:
     return store

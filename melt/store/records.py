@@ -22,6 +22,7 @@ from melt.model import (
 from melt.store.core import Core, bounded
 from melt.store.faults import Retry, store_method
 from melt.store.journal import moment, read_actor, record_time
+from melt.store.passages import raw_passage, read_passage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -154,6 +155,9 @@ class Records(Core):
             "solvency": [
                 {"unit": one.unit, "owed": one.owed, "honoured": one.honoured, "at": one.at} for one in record.solvency
             ],
+            "first_seen": record.first_seen,
+            "passing": raw_passage(record.passing),
+            "passed": raw_passage(record.passed),
         }
         chosen = {"_id": raw["_id"]}
         self._run(lambda session: self._c.sweeps.replace_one(chosen, raw, upsert=True, session=session))
@@ -253,6 +257,9 @@ def read_sweep(raw: Document) -> SweepRecord:
             )
             for one in raw.get("solvency") or ()
         ),
+        first_seen=moment(raw.get("first_seen")),
+        passing=read_passage(raw.get("passing")),
+        passed=read_passage(raw.get("passed")),
     )
 
 

@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from daemon.metrics import Metrics
+from daemon.ports import Lane
 from melt.errors import Severity
 from melt.model import DriftType, EventType, MeltState, MintAlias, TokenStatus
 from tests.support.prometheus import PrometheusProcess
@@ -30,6 +31,9 @@ def metrics() -> Metrics:
     made.set_store_up(up=True)
     made.set_sweep_schedule(MAIN, interval_s=300, last_success=datetime.now(UTC))
     made.set_sweep_progress(MAIN, done=10, total=100, eta_s=9)
+    made.watch_detection_lag(MAIN, lambda: 200.0, target_s=600)
+    made.set_sweep_duty(MAIN, 0.5)
+    made.lane_documents(MAIN, Lane.COLD, 10)
     made.set_liabilities(MAIN, "sat", TokenStatus.UNSPENT, 1000)
     return made
 

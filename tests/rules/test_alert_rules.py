@@ -122,6 +122,8 @@ PLANTED = {
     "an election of the database alerts": ("expr: meltd_store_up == 0\n        for: 1m", "expr: meltd_store_up == 0"),
     "a restart alerts": ('absent(up{job="meltd"})\n        for: 2m', 'absent(up{job="meltd"})'),
     "a mint may not pause for breath": ("(meltd_mint_up) == 0\n        for: 5m", "(meltd_mint_up) == 0"),
+    "the lag may be ten times its target": ("> 2 * max by (job, mint) (meltd_detection_lag_target_seconds)", "> 10 * max by (job, mint) (meltd_detection_lag_target_seconds)"),
+    "the worst daemon's lag counts": ("min by (job, mint) (meltd_detection_lag_seconds)", "max by (job, mint) (meltd_detection_lag_seconds)"),
     "an hour of pause alerts": ("for: 4h", "for: 30m"),
     "nothing scraped goes unnoticed": (' or absent(up{job="meltd"})', ""),
 }  # fmt: skip

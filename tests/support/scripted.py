@@ -8,9 +8,11 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from daemon.ports import (
+    Lane,
     LoopStatus,
     MeltEvidence,
     MintStatus,
+    PaceStatus,
     ProofStory,
     ReconcileReport,
     StatusReport,
@@ -212,6 +214,18 @@ def make_status(**changes: Any) -> StatusReport:
         corrected={"DB_UNSPENT_MINT_SPENT": 1},
         error=None,
     )
+    pace = PaceStatus(
+        lane=Lane.COLD,
+        touring=True,
+        detection_lag_s=75.0,
+        lag_target_s=600.0,
+        duty=0.25,
+        resting_s=1.5,
+        documents_per_s=20.0,
+        eta_s=90.0,
+        warm_at=AT,
+        warm_documents=3,
+    )
     made = StatusReport(
         version="0.1.0",
         instance_id="i-1",
@@ -225,7 +239,7 @@ def make_status(**changes: Any) -> StatusReport:
         paused=False,
         paused_reason=None,
         mints=(
-            MintStatus(alias=MintAlias("main"), url=MINT_URL, up=True, last_ok=AT, sweep=sweep),
+            MintStatus(alias=MintAlias("main"), url=MINT_URL, up=True, last_ok=AT, sweep=sweep, pace=pace),
             MintStatus(alias=MintAlias("far"), url="https://far.example", up=False, error="no answer"),
         ),
         open_melts={"PENDING": 1},

@@ -10,6 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from daemon.metrics import ALL_MINTS, MINTS_MAX, SEVERITIES_OF, UNCONFIGURED, UNITS_MAX, Metrics
+from daemon.ports import Lane
 from melt.drift import SEVERITIES
 from melt.errors import Code, ConfigError, Severity
 from melt.model import DriftType, EventType, MeltState, MintAlias, Solvency, TokenStatus
@@ -18,6 +19,7 @@ from melt.ports import Telemetry
 MAIN = MintAlias("main")
 BOUNDED_LABELS = {
     "mint",
+    "lane",
     "type",
     "severity",
     "state",
@@ -75,6 +77,9 @@ def exercised() -> Metrics:
         metrics.set_mint_up(mint, up=True)
         metrics.set_sweep_progress(mint, done=5, total=10, eta_s=12.0)
         metrics.set_sweep_schedule(mint, interval_s=60, last_success=datetime(2024, 1, 1, tzinfo=UTC))
+        metrics.watch_detection_lag(mint, lambda: 12.0, target_s=600)
+        metrics.set_sweep_duty(mint, 0.5)
+        metrics.lane_documents(mint, Lane.WARM, 3)
         metrics.set_liabilities(mint, "sat", TokenStatus.UNSPENT, 1000)
         metrics.set_liabilities(mint, URL, TokenStatus.UNSPENT, 1000)
         metrics.set_solvency(
