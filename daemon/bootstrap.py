@@ -19,6 +19,7 @@ from daemon.api import ApiOptions, UnixServer, bind, build_api
 from daemon.api.peers import AllowList
 from daemon.embedded import EmbeddedStore
 from daemon.health import Health, HealthServer
+from daemon.hints import HintDesk, HintPolicy
 from daemon.instance import DataFolder, load_seed
 from daemon.notify import Notifier
 from daemon.operations import DaemonOperations, Process
@@ -37,7 +38,7 @@ from melt.caps import CapPolicy, Caps
 from melt.corrections import Corrections
 from melt.errors import InvariantBroken, StoreError, StoreUnavailable
 from melt.events import CriticalEvents
-from melt.mint import HttpMint, MintLimits
+from melt.mint import HttpMint, MintLimits, Subscriber
 from melt.model import MintAlias
 from melt.preflight import Preflight
 from melt.reconcile import ReconcilePolicy, Reconciler
@@ -46,11 +47,13 @@ from melt.saga import Engine, Forward, MeltPolicy, Watcher, WatchPolicy
 from melt.store import MongoStore, Threads
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from daemon.schedule import Tick
     from daemon.settings import Settings
     from daemon.supervisor import LoopContext
     from melt.ecash import Seed
-    from melt.model import Melt
+    from melt.model import HintStatus, Melt
 
 _log = structlog.get_logger("meltd")
 
@@ -104,6 +107,7 @@ class Daemon:
         self.metrics = metrics = WatchingMetrics(version=version, clock=clock, mints=aliases)
         loops = ["watch", "gauges", "webhook", *(f"sweep-{alias}" for alias in aliases)]
         metrics.declare(aliases, units=("sat", "msat"), jobs=loops[3:], loops=loops)
+        metrics.declare((), loops=[f"hints-{alias}" for alias in aliases if settings.subscriptions.enabled])
         breakers = metrics.breakers = {
             alias: Breaker(
                 BreakerPolicy(
@@ -230,6 +234,7 @@ class Daemon:
             policy=WatchPolicy(confirm_s=melt.release_confirm_s, lease_s=settings.lease_s),
             holder=holder,
             breakers=breakers,
+            on_open=self._melts_open,
         )
         reconciler = Reconciler(
             store=store,
@@ -261,6 +266,11 @@ class Daemon:
             policy=SweepPolicy(page_documents=sweep.page_documents, spent_sample_share=sweep.spent_sample_share),
             is_paused=self.pauses.reason,
         )
+        self.hints = {
+            alias: self._hint_desk(mint, reconciler, entropy)
+            for alias, mint in mints.items()
+            if settings.subscriptions.enabled
+        }
         self._gauges_now = asyncio.Event()
         self._http: HealthServer | None = None
         self.supervisor = Supervisor(drain_s=settings.drain_s, counters=metrics, notifier=Notifier())
@@ -289,6 +299,7 @@ class Daemon:
             on_event=self._gauges_now.set,
             recovery=recovery,
             on_resolved=self._resolved,
+            hint_status=self._hint_status,
         )
         self._api: UnixServer | None = None
         self._schema_ok = False
@@ -314,7 +325,41 @@ class Daemon:
             tick = self._schedule.every(f"sweep-{alias}", sweep.interval_s, jitter_s=sweep.interval_s * 0.05)
             self._ticks.append(tick)
             supervisor.add_loop(f"sweep-{alias}", partial(self._sweep, alias, tick))
+        for alias, desk in self.hints.items():
+            supervisor.add_loop(f"hints-{alias}", desk.run)
         supervisor.on_drain("melts", self._drain_melts)
+
+    def _hint_desk(self, mint: HttpMint, reconciler: Reconciler, entropy: SystemEntropy) -> HintDesk:
+        settings, alias = self.settings.subscriptions, mint.alias
+        records = self.sweeper.records
+        return HintDesk(
+            mint=mint,
+            source=Subscriber(mint, clock=self.clock, entropy=entropy, telemetry=self.metrics),
+            store=self.store,
+            watch_store=self.store,
+            threads=self.threads,
+            reconciler=reconciler,
+            clock=self.clock,
+            entropy=entropy,
+            policy=HintPolicy(
+                proofs_max=settings.proofs_max,
+                refresh_s=settings.refresh_s,
+                settle_s=settings.settle_s,
+                checks_per_s=settings.checks_per_s,
+                run_s=self.settings.sweep.interval_s,
+            ),
+            nudge=self.watcher.nudge,
+            is_paused=partial(self.pauses.reason, alias),
+            expected_documents=lambda: records[alias].total_documents if alias in records else 0,
+        )
+
+    def _hint_status(self, alias: MintAlias) -> HintStatus | None:
+        desk = self.hints.get(alias)
+        return None if desk is None else desk.status()
+
+    def _melts_open(self, melts: Sequence[Melt]) -> None:
+        for desk in self.hints.values():
+            desk.melts_open(melts)
 
     # --- components ---
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         Discrepancy,
         DiscrepancyState,
         DriftType,
+        HintStatus,
         Melt,
         MeltId,
         MeltState,
@@ -92,6 +93,7 @@ class DaemonOperations:
     on_event: Callable[[], None]
     recovery: Recovery
     on_resolved: Callable[[Melt], None]
+    hint_status: Callable[[MintAlias], HintStatus | None] = lambda _: None
     _reconciling: asyncio.Lock = field(default_factory=asyncio.Lock)
     _resolving: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -228,6 +230,7 @@ class DaemonOperations:
             frozen=self.critical.frozen(None, alias) is not None
             or self.critical.is_open(EventType.SENTINEL_FAILED, f"mint:{alias}"),
             sweep=self.sweeper.records.get(alias),
+            hints=self.hint_status(alias),
         )
 
     # --- acting ---

@@ -11,7 +11,7 @@ from daemon.api.answers import Answer
 
 if TYPE_CHECKING:
     from daemon.ports import LoopStatus, MintStatus, StatusReport
-    from melt.model import SweepRecord
+    from melt.model import HintStatus, SweepRecord
 
 
 class SweepAnswer(Answer):
@@ -44,6 +44,28 @@ class SweepAnswer(Answer):
         )
 
 
+class HintsAnswer(Answer):
+    """One mint's subscriptions (NUT-17); counts since the start of the process."""
+
+    link: str = Field(description="`connected`, `connecting`, `idle` (nothing to watch), `unsupported` or `off`.")
+    watched: int = Field(description="Proofs and quotes that are subscribed now.")
+    hints: int
+    dropped: int
+    reconnects: int
+    last_hint: datetime | None
+
+    @classmethod
+    def of(cls, status: HintStatus) -> Self:
+        return cls(
+            link=status.link.value,
+            watched=status.watched,
+            hints=status.hints,
+            dropped=status.dropped,
+            reconnects=status.reconnects,
+            last_hint=status.last_hint,
+        )
+
+
 class MintAnswer(Answer):
     """One configured mint as the daemon sees it now."""
 
@@ -57,6 +79,7 @@ class MintAnswer(Answer):
     open_melts: int
     error: str | None
     sweep: SweepAnswer | None
+    hints: HintsAnswer | None = Field(description="Null where subscriptions are switched off.")
 
     @classmethod
     def of(cls, mint: MintStatus) -> Self:
@@ -71,6 +94,7 @@ class MintAnswer(Answer):
             open_melts=mint.open_melts,
             error=mint.error,
             sweep=None if mint.sweep is None else SweepAnswer.of(mint.sweep),
+            hints=None if mint.hints is None else HintsAnswer.of(mint.hints),
         )
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         DiscrepancyState,
         DriftType,
         Finding,
+        HintStatus,
         Melt,
         MeltId,
         MeltState,
@@ -69,6 +70,8 @@ class MintStatus:
     open_melts: int = 0
     error: str | None = None
     sweep: SweepRecord | None = None
+    hints: HintStatus | None = None
+    """None: subscriptions are switched off."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

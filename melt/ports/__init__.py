@@ -7,6 +7,7 @@ in a worker thread (:class:`StoreThreads`), so that no transaction spans an ``aw
 
 from __future__ import annotations
 
+from melt.ports.hints import HintSource, HintTelemetry, WatchStore
 from melt.ports.outside import Clock, Entropy, Mint, Outputs, StoreThreads
 from melt.ports.store import Store, Tour
 from melt.ports.telling import EventNotices, EventSpool, Telemetry
@@ -16,10 +17,13 @@ __all__ = [
     "Entropy",
     "EventNotices",
     "EventSpool",
+    "HintSource",
+    "HintTelemetry",
     "Mint",
     "Outputs",
     "Store",
     "StoreThreads",
     "Telemetry",
     "Tour",
+    "WatchStore",
 ]

@@ -15,18 +15,19 @@ from melt.store.sessions import SessionBook
 from melt.store.settlement import Settlement
 from melt.store.tokens import TokenReads
 from melt.store.transactions import Transactions
+from melt.store.watching import Watching
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from melt.ports import Clock, Store, Telemetry
+    from melt.ports import Clock, Store, Telemetry, WatchStore
 
 CONNECTIONS_MAX = 16
 
 _log = structlog.get_logger("melt.store")
 
 
-class MongoStore(TokenReads, Settlement, Findings, Records):
+class MongoStore(TokenReads, Settlement, Findings, Records, Watching):
     """
     Implements :class:`melt.ports.Store` with the synchronous driver: one code for SecantusDB and real MongoDB.
 
@@ -93,6 +94,11 @@ class MongoStore(TokenReads, Settlement, Findings, Records):
     def close(self) -> None:
         """Close the connections. Methods that run may fail."""
         self._client.close()
+
+
+def _chooses_what_to_watch(store: MongoStore) -> WatchStore:
+    """Likewise."""
+    return store
 
 
 def _keeps_the_contract(store: MongoStore) -> Store:

@@ -179,6 +179,7 @@ _VALIDATORS = {
 _TOKEN_INDEXES = (
     Index(name="meltd_npub_status_mint", keys=_ascending("npub", "status", "mint_url")),
     Index(name="meltd_status_id", keys=_ascending("status", "_id")),
+    Index(name="meltd_status_amount", keys=_ascending("status", "total_amount")),
     Index(name="meltd_reservation", keys=_ascending("reservation.melt_id"), sparse=True),
 )
 _WALLET_INDEXES = (Index(name="meltd_npub", keys=_ascending("npub")),)
