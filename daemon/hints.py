@@ -48,7 +48,7 @@ MELTS_MAX: Final = 100
 INPUTS_PER_MELT: Final = 2
 """A melt takes all of its inputs or none; a second one is watched in case that somebody else took the first."""
 DOCUMENTS_PER_CHECK: Final = 20
-REST_FACTOR: Final = 50
+REST_FACTOR: Final = 100
 """Choosing what to watch may take one part in so many of the time."""
 FAILED_PAUSE_S_MAX: Final = 60.0
 _MOVED: Final = frozenset({MintState.SPENT, MintState.PENDING})

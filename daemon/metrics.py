@@ -31,7 +31,7 @@ from prometheus_client import (
 
 from melt.errors import Code, ConfigError, Severity
 from melt.model import MELT_MOVES, DriftType, EventType, HintDrop, HintKind, MeltState, MintAlias, TokenStatus
-from melt.ports import Store
+from melt.ports import Store, WatchStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -66,7 +66,9 @@ ENDPOINTS: Final = (
 MINT_OUTCOMES: Final = ("ok", "rejected", "error")
 STORE_OUTCOMES: Final = ("ok", "refused", "error")
 """``refused``: a lost race or a duplicate, which are answers; ``error``: the store failed."""
-STORE_METHODS: Final = tuple(sorted(name for name in vars(Store) if not name.startswith("_")))
+STORE_METHODS: Final = tuple(
+    sorted(name for port in (Store, WatchStore) for name in vars(port) if not name.startswith("_"))
+)
 SEVERITIES_OF: Final[dict[DriftType, tuple[Severity, ...]]] = {
     DriftType.DB_UNSPENT_MINT_SPENT: (Severity.HIGH,),
     DriftType.DB_PENDING_MINT_SPENT: (Severity.MEDIUM,),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from melt.store.connect import Document
 
 DOCUMENTS_MAX = LIMIT_MAX
-QUERY_MS_MAX = 10_000
+QUERY_MS_MAX = 20_000
 _BATCH = 50
 
 

@@ -12,8 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from daemon.metrics import ALL_MINTS, MINTS_MAX, SEVERITIES_OF, UNCONFIGURED, UNITS_MAX, Metrics
 from melt.drift import SEVERITIES
 from melt.errors import Code, ConfigError, Severity
-from melt.model import DriftType, EventType, MeltState, MintAlias, TokenStatus
-from melt.ports import Telemetry
+from melt.model import DriftType, EventType, HintDrop, HintKind, MeltState, MintAlias, TokenStatus
+from melt.ports import HintTelemetry, Telemetry
 
 MAIN = MintAlias("main")
 BOUNDED_LABELS = {
@@ -33,6 +33,8 @@ BOUNDED_LABELS = {
     "scope",
     "job_name",
     "loop",
+    "kind",
+    "reason",
 }
 NPUB = "npub1" + "q" * 58
 URL = "https://mint.example/Bitcoin"
@@ -78,6 +80,10 @@ def exercised() -> Metrics:
         metrics.set_liabilities(mint, "sat", TokenStatus.UNSPENT, 1000)
         metrics.set_liabilities(mint, URL, TokenStatus.UNSPENT, 1000)
         metrics.set_paused(mint, paused=True)
+        metrics.hints_connected(mint, connected=True)
+        metrics.hints_reconnected(mint)
+        metrics.hint_received(mint, HintKind.PROOF_STATE)
+        metrics.hint_dropped(mint, HintDrop.MALFORMED)
     telemetry.melt_refused("INSUFFICIENT_FUNDS")
     telemetry.melt_refused(NPUB)
     telemetry.store_call("reserve", "ok", 0.01)
@@ -271,3 +277,20 @@ def test_promtool_finds_nothing_to_object_to(tmp_path: Path):
         ["promtool", "check", "metrics"], input=exercised().render()[0], capture_output=True, check=False, timeout=30
     )
     assert (done.returncode, done.stdout + done.stderr) == (0, b"")
+
+
+def test_hints_are_counted_from_zero_and_the_connection_appears_with_its_first_reading():
+    metrics = made()
+    assert value(metrics, "meltd_hints_total", mint="main", kind="proof_state") == 0
+    assert value(metrics, "meltd_hints_dropped_total", mint="main", reason="unasked") == 0
+    assert value(metrics, "meltd_hints_reconnects_total", mint="main") == 0
+    assert value(metrics, "meltd_hints_connected", mint="main") is None
+    telemetry: HintTelemetry = metrics
+    telemetry.hints_connected(MAIN, connected=True)
+    telemetry.hint_received(MAIN, HintKind.MELT_QUOTE)
+    telemetry.hint_dropped(MAIN, HintDrop.UNASKED)
+    telemetry.hints_reconnected(MAIN)
+    assert value(metrics, "meltd_hints_total", mint="main", kind="bolt11_melt_quote") == 1
+    assert value(metrics, "meltd_hints_dropped_total", mint="main", reason="unasked") == 1
+    assert value(metrics, "meltd_hints_reconnects_total", mint="main") == 1
+    assert value(metrics, "meltd_hints_connected", mint="main") == 1
