@@ -30,6 +30,20 @@ QUICK: dict[str, Any] = {
 }
 
 
+class SkippingClock(SystemClock):
+    """The real time, but for sleeping: that is counted and takes none."""
+
+    def __init__(self) -> None:
+        self.skipped = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.skipped
+
+    async def sleep(self, seconds: float, /) -> None:
+        self.skipped += seconds
+        await asyncio.sleep(0)
+
+
 class Remembering:
     """Implements HintTelemetry: keeps what it is told."""
 
@@ -152,13 +166,13 @@ class HintServer:
 class Listening:
     """A subscriber that runs, with what it has told."""
 
-    def __init__(self, mint: Any, *, limits: dict[str, Any] | None = None) -> None:
+    def __init__(self, mint: Any, *, limits: dict[str, Any] | None = None, clock: SystemClock | None = None) -> None:
         self.telemetry = Remembering()
         self.hints: list[Hint] = []
         self.mint = mint
         self.subscriber = Subscriber(
             mint,
-            clock=SystemClock(),
+            clock=clock or SystemClock(),
             entropy=SystemEntropy(),
             telemetry=self.telemetry,
             limits=SubscriptionLimits(**{**QUICK, **(limits or {})}),
