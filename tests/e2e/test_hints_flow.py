@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from tests.e2e.conftest import System
 
+ON = {"subscriptions.enabled": "true", "subscriptions.refresh_s": 0.5}
 SEEN_S = 2.0
 """What the issue asks for."""
 PATIENT_S = 45.0
@@ -65,7 +66,7 @@ def corrected_after(system: System) -> float:
 
 
 def test_a_proof_spent_elsewhere_is_seen_and_corrected_at_once_while_subscribed(make_system, mint):
-    system = make_system(mint, settings={"sweep.interval_s": 3600, "subscriptions.refresh_s": 0.5})
+    system = make_system(mint, settings={"sweep.interval_s": 3600, **ON})
     took = [corrected_after(system)]
     if took[0] >= SEEN_S:
         took.append(corrected_after(system))  # the machine may have been busy with something else
@@ -88,7 +89,7 @@ def test_without_subscriptions_it_is_found_by_the_next_tour(make_system, mint):
 
 
 def test_hints_come_again_after_the_mint_was_killed_and_started_anew(make_system, mint_process):  # noqa: F811
-    system = make_system(mint_process, settings={"subscriptions.refresh_s": 0.5})
+    system = make_system(mint_process, settings=ON)
     owner = system.user()
     first, second = system.fund(owner, 7), system.fund(owner, 8)
     until(lambda: watches(system, 4), system)
@@ -104,7 +105,7 @@ def test_hints_come_again_after_the_mint_was_killed_and_started_anew(make_system
 
 
 def test_a_paused_mint_is_watched_and_nothing_is_changed(make_system, mint):
-    system = make_system(mint, settings={"subscriptions.refresh_s": 0.5})
+    system = make_system(mint, settings=ON)
     owner = system.user()
     token_id = system.fund(owner, 15)
     until(lambda: watches(system, 4), system)
@@ -127,7 +128,7 @@ def _batches(system: System) -> int:
 
 
 def test_the_quote_and_the_inputs_of_a_melt_that_stays_open_are_watched(make_system, mint_process):  # noqa: F811
-    system = make_system(mint_process, settings={"subscriptions.proofs_max": 0})
+    system = make_system(mint_process, settings={**ON, "subscriptions.proofs_max": 0})
     owner = system.user()
     system.fund(owner, 128)
     invoice = system.invoice(100, pay="PENDING", status="PENDING")
