@@ -19,13 +19,14 @@ from daemon.api import ApiOptions, UnixServer, bind, build_api
 from daemon.api.peers import AllowList
 from daemon.embedded import EmbeddedStore
 from daemon.health import Health, HealthServer
+from daemon.hints import HintDesk, HintPolicy
 from daemon.instance import DataFolder, load_seed
 from daemon.lanes import FRESH_MELT_S, Lanes
 from daemon.notify import Notifier
 from daemon.operations import DaemonOperations, Process
 from daemon.pace import Pace, PacePolicy
 from daemon.pauses import Pauses
-from daemon.ports import Check
+from daemon.ports import Check, Lane
 from daemon.repairs import DaemonRepairs
 from daemon.restore import Restores, RoundPolicy
 from daemon.schedule import Schedule
@@ -43,7 +44,7 @@ from melt.caps import CapPolicy, Caps
 from melt.corrections import Corrections
 from melt.errors import InvariantBroken, StoreError, StoreUnavailable
 from melt.events import CriticalEvents
-from melt.mint import HttpMint, MintLimits
+from melt.mint import HttpMint, MintLimits, Subscriber
 from melt.model import MintAlias
 from melt.preflight import Preflight
 from melt.reconcile import ReconcilePolicy, Reconciler
@@ -54,11 +55,13 @@ from melt.saga import Engine, Forward, MeltPolicy, Watcher, WatchPolicy
 from melt.store import MongoStore, Threads
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from daemon.schedule import Tick
     from daemon.settings import Settings
     from daemon.supervisor import LoopContext
     from melt.ecash import Seed
-    from melt.model import Melt
+    from melt.model import HintStatus, Melt
 
 _log = structlog.get_logger("meltd")
 
@@ -113,6 +116,7 @@ class Daemon:
         loops = ["watch", "gauges", "webhook", "summary", "restore"]
         loops += [f"{lane}-{alias}" for lane in ("sweep", "warm") for alias in aliases]
         metrics.declare(aliases, units=("sat", "msat"), jobs=loops[3:], loops=loops)
+        metrics.declare((), loops=[f"hints-{alias}" for alias in aliases if settings.subscriptions.enabled])
         breakers = metrics.breakers = {
             alias: Breaker(
                 BreakerPolicy(
@@ -239,6 +243,7 @@ class Daemon:
             policy=WatchPolicy(confirm_s=melt.release_confirm_s, lease_s=settings.lease_s),
             holder=holder,
             breakers=breakers,
+            on_open=self._melts_open,
         )
         caps = Caps(
             CapPolicy(
@@ -298,6 +303,11 @@ class Daemon:
             is_paused=self.pauses.reason,
             expected_documents=self.sweeper.documents_of,
         )
+        self.hints = {
+            alias: self._hint_desk(mint, reconciler, entropy)
+            for alias, mint in mints.items()
+            if settings.subscriptions.enabled
+        }
         self._gauges_now = asyncio.Event()
         restore = settings.restore
         self.restores = Restores(
@@ -362,6 +372,7 @@ class Daemon:
             on_event=self._gauges_now.set,
             recovery=recovery,
             on_resolved=self._resolved,
+            hint_status=self._hint_status,
         )
         self.repairs = DaemonRepairs(
             store=store,
@@ -437,7 +448,42 @@ class Daemon:
         tick = self._schedule.every("restore", restore.interval_s, jitter_s=restore.interval_s * 0.05, at_once=False)
         self._ticks.append(tick)
         supervisor.add_loop("restore", partial(self._restore, tick))
+        for alias, desk in self.hints.items():
+            supervisor.add_loop(f"hints-{alias}", desk.run)
         supervisor.on_drain("melts", self._drain_melts)
+
+    def _hint_desk(self, mint: HttpMint, reconciler: Reconciler, entropy: SystemEntropy) -> HintDesk:
+        settings, alias = self.settings.subscriptions, mint.alias
+        records = self.sweeper.records
+        return HintDesk(
+            mint=mint,
+            source=Subscriber(mint, clock=self.clock, entropy=entropy, telemetry=self.metrics),
+            store=self.store,
+            watch_store=self.store,
+            threads=self.threads,
+            reconciler=reconciler,
+            in_turn=partial(self.lanes[alias].prompt_page, Lane.HINT),
+            clock=self.clock,
+            entropy=entropy,
+            policy=HintPolicy(
+                proofs_max=settings.proofs_max,
+                refresh_s=settings.refresh_s,
+                settle_s=settings.settle_s,
+                checks_per_s=settings.checks_per_s,
+                run_s=self.settings.sweep.interval_s,
+            ),
+            nudge=self.watcher.nudge,
+            is_paused=partial(self.pauses.reason, alias),
+            expected_documents=lambda: records[alias].total_documents if alias in records else 0,
+        )
+
+    def _hint_status(self, alias: MintAlias) -> HintStatus | None:
+        desk = self.hints.get(alias)
+        return None if desk is None else desk.status()
+
+    def _melts_open(self, melts: Sequence[Melt]) -> None:
+        for desk in self.hints.values():
+            desk.melts_open(melts)
 
     # --- components ---
 

@@ -128,12 +128,12 @@ class Lanes:
             self._metrics.lane_documents(self.alias, lane, outcome.documents - documents)
             return rest_s
 
-    async def asked_page(self, work: Callable[[], Awaitable[None]], outcome: Outcome) -> None:
-        """A page that a person waits for: in its turn, but without rests. Raises what ``work`` raises."""
+    async def prompt_page(self, lane: Lane, work: Callable[[], Awaitable[None]], outcome: Outcome) -> None:
+        """A page that somebody waits for: in its turn, but without rests. Raises what ``work`` raises."""
         documents = outcome.documents
-        async with self.turn(Lane.ASKED):
+        async with self.turn(lane):
             await work()
-        self._metrics.lane_documents(self.alias, Lane.ASKED, outcome.documents - documents)
+        self._metrics.lane_documents(self.alias, lane, outcome.documents - documents)
 
     async def rest(self, lane: Lane, seconds: float, stop: Callable[[], bool], beat: Callable[[], None]) -> None:
         """Rest; other lanes may have their turn meanwhile."""

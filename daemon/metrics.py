@@ -31,8 +31,8 @@ from prometheus_client import (
 
 from daemon.ports import Lane
 from melt.errors import Code, ConfigError, Severity
-from melt.model import MELT_MOVES, DriftType, EventType, MeltState, MintAlias, TokenStatus
-from melt.ports import RepairStore, RestoreStore, Store, SummaryStore
+from melt.model import MELT_MOVES, DriftType, EventType, HintDrop, HintKind, MeltState, MintAlias, TokenStatus
+from melt.ports import RepairStore, RestoreStore, Store, SummaryStore, WatchStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -50,8 +50,8 @@ ALL_MINTS: Final = "all"
 MINTS_MAX: Final = 256
 UNITS_MAX: Final = 16
 NAMES_MAX: Final = 64
-LOOPS_MAX: Final = 2 * MINTS_MAX + NAMES_MAX
-"""Bounds on what becomes a label (I11). Each mint has two loops, and a job for each of them."""
+LOOPS_MAX: Final = 3 * MINTS_MAX + NAMES_MAX
+"""Bounds on what becomes a label (I11). Each mint has three loops, and a job for two of them."""
 
 OUTCOMES: Final = ("settled", "released", "held", "pending", "refused")
 PHASES: Final = ("quote", "preflight", "reserve", "swap", "pay", "settle")
@@ -73,7 +73,7 @@ STORE_METHODS: Final = tuple(
     sorted(
         {
             name
-            for port in (Store, RepairStore, RestoreStore, SummaryStore)
+            for port in (Store, RepairStore, RestoreStore, SummaryStore, WatchStore)
             for name in vars(port)
             if not name.startswith("_")
         }
@@ -260,6 +260,14 @@ class Metrics:
         self._mint_s = self._histogram(
             "mint_request_duration_seconds", "One request to a mint.", _REQUEST_BUCKETS_S, "mint", "endpoint"
         )
+        self._hints_up = self._gauge(
+            "hints_connected", "Whether the mint's subscriptions (NUT-17) are connected.", "mint"
+        )
+        self._hints = self._counter("hints_total", "Changes that a mint's subscriptions told.", "mint", "kind")
+        self._hints_again = self._counter("hints_reconnects_total", "Subscriptions connected again.", "mint")
+        self._hints_dropped = self._counter(
+            "hints_dropped_total", "Messages of subscriptions that were dropped, by why.", "mint", "reason"
+        )
         self._store_up = self._gauge("store_up", "Whether the database answered when last asked.")
         self._store_calls = self._counter("store_calls_total", "Calls of the store.", "method", "outcome")
         self._store_s = self._histogram(
@@ -358,6 +366,11 @@ class Metrics:
         for endpoint in ENDPOINTS:
             for outcome in MINT_OUTCOMES:
                 self._mint_requests.labels(mint, endpoint, outcome)
+        for kind in HintKind:
+            self._hints.labels(mint, kind)
+        for reason in HintDrop:
+            self._hints_dropped.labels(mint, reason)
+        self._hints_again.labels(mint)
         for gauge in (self._sweep_success, self._sweep_interval, self._sweep_ratio):
             gauge.labels(mint)
         self._sweep_eta.labels(mint).set(math.nan)
@@ -464,6 +477,20 @@ class Metrics:
         method = method if method in STORE_METHODS else OTHER
         self._store_calls.labels(method, outcome if outcome in STORE_OUTCOMES else OTHER).inc()
         self._store_s.labels(method).observe(seconds)
+
+    def hints_connected(self, mint: MintAlias, *, connected: bool) -> None:
+        """Whether hints come now; a mint that offers none is not connected."""
+        if mint in self._mints:
+            self._hints_up.labels(mint).set(connected)
+
+    def hints_reconnected(self, mint: MintAlias) -> None:
+        self._hints_again.labels(self._mint(mint)).inc()
+
+    def hint_received(self, mint: MintAlias, kind: HintKind) -> None:
+        self._hints.labels(self._mint(mint), kind).inc()
+
+    def hint_dropped(self, mint: MintAlias, reason: HintDrop) -> None:
+        self._hints_dropped.labels(self._mint(mint), reason).inc()
 
     # --- what the daemon reads and sets ---
     def set_open_events(self, by_type: Mapping[EventType, int]) -> None:

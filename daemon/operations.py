@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from daemon.ports import (
+    Lane,
     MeltEvidence,
     MintStatus,
     PaceStatus,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
         Discrepancy,
         DiscrepancyState,
         DriftType,
+        HintStatus,
         Melt,
         MeltId,
         MeltState,
@@ -104,6 +106,7 @@ class DaemonOperations:
     on_event: Callable[[], None]
     recovery: Recovery
     on_resolved: Callable[[Melt], None]
+    hint_status: Callable[[MintAlias], HintStatus | None] = lambda _: None
     _reconciling: asyncio.Lock = field(default_factory=asyncio.Lock)
     _resolving: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -241,6 +244,7 @@ class DaemonOperations:
             or self.critical.is_open(EventType.SENTINEL_FAILED, f"mint:{alias}"),
             sweep=self.sweeper.records.get(alias),
             pace=self._pace_status(alias),
+            hints=self.hint_status(alias),
         )
 
     def _pace_status(self, alias: MintAlias) -> PaceStatus:
@@ -325,7 +329,7 @@ class DaemonOperations:
         try:
             while page := await self.threads(partial(tour.next_page, PAGE_DOCUMENTS)):
                 work = partial(self.reconciler.page, self.mints[alias], page, outcome, dry_run=dry_run, actor=actor)
-                await self.lanes[alias].asked_page(work, outcome)
+                await self.lanes[alias].prompt_page(Lane.ASKED, work, outcome)
         finally:
             await self.threads(tour.close)
 

@@ -454,6 +454,29 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
                     "{{mint}}",
                 ),
             ),
+            Panel(
+                title="Hints connected",
+                description="1 while the mint's subscriptions (NUT-17) are connected. Without them it is polled as ever.",
+                unit="short",
+                top=1,
+                queries=one(f"max by (mint) (meltd_hints_connected{{{SCOPE}}})", "{{mint}}"),
+            ),
+            Panel(
+                title="Hints",
+                description="Changes that subscriptions told, by kind. Each makes meltd look sooner and decides nothing.",
+                unit="ops",
+                queries=rate("meltd_hints_total", "mint, kind", "{{mint}} {{kind}}"),
+            ),
+            Panel(
+                title="Trouble with hints",
+                description="Connections made again, and messages dropped because they can't be read or were not asked for.",
+                unit="short",
+                kind="bars",
+                queries=(
+                    *increase("meltd_hints_reconnects_total", "mint", "{{mint}} connected again"),
+                    *increase("meltd_hints_dropped_total", "mint, reason", "{{mint}} {{reason}}"),
+                ),
+            ),
         ),
     ),
     (

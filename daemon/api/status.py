@@ -12,7 +12,7 @@ from daemon.api.pace import PaceAnswer
 
 if TYPE_CHECKING:
     from daemon.ports import LoopStatus, MintStatus, StatusReport
-    from melt.model import SweepRecord
+    from melt.model import HintStatus, SweepRecord
 
 
 class SweepAnswer(Answer):
@@ -45,6 +45,28 @@ class SweepAnswer(Answer):
         )
 
 
+class HintsAnswer(Answer):
+    """One mint's subscriptions (NUT-17); counts since the start of the process."""
+
+    link: str = Field(description="`connected`, `connecting`, `idle` (nothing to watch), `unsupported` or `off`.")
+    watched: int = Field(description="Proofs and quotes that are subscribed now.")
+    hints: int
+    dropped: int
+    reconnects: int
+    last_hint: datetime | None
+
+    @classmethod
+    def of(cls, status: HintStatus) -> Self:
+        return cls(
+            link=status.link.value,
+            watched=status.watched,
+            hints=status.hints,
+            dropped=status.dropped,
+            reconnects=status.reconnects,
+            last_hint=status.last_hint,
+        )
+
+
 class MintAnswer(Answer):
     """One configured mint as the daemon sees it now."""
 
@@ -59,6 +81,7 @@ class MintAnswer(Answer):
     error: str | None
     sweep: SweepAnswer | None
     pace: PaceAnswer | None
+    hints: HintsAnswer | None = Field(description="Null where subscriptions are switched off.")
 
     @classmethod
     def of(cls, mint: MintStatus) -> Self:
@@ -74,6 +97,7 @@ class MintAnswer(Answer):
             error=mint.error,
             sweep=None if mint.sweep is None else SweepAnswer.of(mint.sweep),
             pace=None if mint.pace is None else PaceAnswer.of(mint.pace),
+            hints=None if mint.hints is None else HintsAnswer.of(mint.hints),
         )
 
 

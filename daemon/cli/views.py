@@ -160,8 +160,9 @@ def status(body: Body) -> None:
         flags = " ".join(name for name in ("paused", "frozen") if mint[name]) or "-"
         progress = f"{plain(sweep['documents'])} of {plain(sweep['total_documents'])}" if sweep else "-"
         corrected = sum(sweep["corrected"].values()) if sweep else None
-        rows.append((mint["alias"], mint["url"], up, flags, progress, corrected, when(sweep.get("finished_at")), mint["open_melts"], mint["error"]))  # fmt: skip
-    columns = ("mint", "url", "up", "flags", "swept", "#corrected", "tour ended (UTC)", "#open melts", "error")
+        hints = (mint["hints"] or {}).get("link", "off")
+        rows.append((mint["alias"], mint["url"], up, flags, hints, progress, corrected, when(sweep.get("finished_at")), mint["open_melts"], mint["error"]))  # fmt: skip
+    columns = ("mint", "url", "up", "flags", "hints", "swept", "#corrected", "tour ended (UTC)", "#open melts", "error")
     table("Mints", columns, rows, empty="No mints are configured.")
     if body["mints"]:
         console().print(sweeps(body))

@@ -37,6 +37,8 @@ _POLL_S: Final = 0.1
 
 SETTINGS: Final = {
     "MELTD_SWEEP__INTERVAL_S": "2",
+    # The demo shows what sweeps find; a hint would be there first.
+    "MELTD_SUBSCRIPTIONS__ENABLED": "false",
     "MELTD_SWEEP__HOT_INTERVAL_S": "0.5",
     "MELTD_SWEEP__CONFIRM_AFTER_S": "1",
     # What was left pending was left days ago; what a melt reserves is younger than this.

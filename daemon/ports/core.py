@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         DiscrepancyState,
         DriftType,
         Finding,
+        HintStatus,
         Melt,
         MeltId,
         MeltState,
@@ -71,6 +72,8 @@ class MintStatus:
     error: str | None = None
     sweep: SweepRecord | None = None
     pace: PaceStatus | None = None
+    hints: HintStatus | None = None
+    """None: subscriptions are switched off."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,10 +11,11 @@ if TYPE_CHECKING:
 
 
 class Lane(StrEnum):
-    """Who asks a mint about states: the whole tour, new and large documents, or a person's request."""
+    """Who asks a mint about states: the whole tour, new and large documents, a mint's hint, or a person's request."""
 
     COLD = "cold"
     WARM = "warm"
+    HINT = "hint"
     ASKED = "asked"
 
 

@@ -206,6 +206,29 @@ class SweepSettings(Section):
         return 2 * self.interval_s if self.lag_target_s is None else self.lag_target_s
 
 
+class SubscriptionSettings(Section):
+    """
+    Hints from mints over a websocket (NUT-17). They make meltd look sooner; what it does is decided as ever, and a mint
+    without them is polled as ever.
+    """
+
+    enabled: bool = Field(default=True, description="Subscribe at mints that offer it.")
+    proofs_max: Annotated[int, Field(ge=0, le=900)] = Field(
+        default=500,
+        description="Proofs of the largest and the newest unspent documents that are watched at each mint. Mints take "
+        "about 1000 filters a connection.",
+    )
+    refresh_s: Seconds = Field(default=60, description="How often it is chosen anew which documents are watched.")
+    settle_s: Annotated[float, Field(ge=0, le=60)] = Field(
+        default=0.5,
+        description="A document is checked this long after a hint: a service that spent it itself has then written "
+        "that down, and it is no drift.",
+    )
+    checks_per_s: Annotated[float, Field(gt=0, le=100)] = Field(
+        default=5, description="Checks at one mint because of hints, at most, however many it sends."
+    )
+
+
 class MeltSettings(Section):
     """Paying invoices: budgets and bounds. See DESIGN section 4 for what each step does."""
 
@@ -395,6 +418,7 @@ class Settings(BaseSettings):
     sweep: SweepSettings = Field(default_factory=SweepSettings, description="Reconciliation.")
     summary: SummarySettings = Field(default_factory=SummarySettings, description="Daily summaries.")
     restore: RestoreSettings = Field(default_factory=RestoreSettings, description="Restoring lost value.")
+    subscriptions: SubscriptionSettings = Field(default_factory=SubscriptionSettings, description="Hints from mints.")
     melt: MeltSettings = Field(default_factory=MeltSettings, description="Paying invoices.")
     store: StoreSettings = Field(default_factory=StoreSettings, description="Use of the database.")
     log: LogSettings = Field(default_factory=LogSettings, description="The log.")

@@ -33,6 +33,7 @@ TEXT_MAX: Final = 256
 ID_MAX: Final = 128
 KEYSETS_MAX: Final = 4096
 KEYS_MAX: Final = 512
+METHODS_MAX: Final = 64
 KEY_AMOUNT_MAX: Final = 2**64
 HEX: Final = frozenset("0123456789abcdefABCDEF")
 STATES: Final = {state.value: state for state in MintState}
@@ -112,7 +113,18 @@ def info(body: bytes, *, arrays_max: int) -> MintInfo:
         version=_short(answer.get("version")),
         nuts=frozenset(supported),
         max_array_length=min(longest, arrays_max) if type(longest) is int and longest > 0 else arrays_max,
+        subscribable=_subscribable(nuts.get("17") if isinstance(nuts, Mapping) else None),
     )
+
+
+def _subscribable(about: object) -> frozenset[str]:
+    """NUT-17's list of methods with their commands; anything of another shape offers nothing."""
+    supported = about.get("supported") if isinstance(about, Mapping) else None
+    found: set[str] = set()
+    for entry in supported[:METHODS_MAX] if isinstance(supported, list) else ():
+        commands = entry.get("commands") if isinstance(entry, Mapping) and entry.get("method") == "bolt11" else None
+        found |= {_short(one) for one in commands[:METHODS_MAX]} if isinstance(commands, list) else set()
+    return frozenset(found)
 
 
 def keysets(body: bytes) -> dict[KeysetId, Keyset]:

@@ -15,6 +15,7 @@ from melt.model.findings import (
     SweepRecord,
     Verdict,
 )
+from melt.model.hints import Hint, HintDrop, HintKind, HintLink, HintState, HintStatus, WatchedDocument
 from melt.model.journal import Actor, InputRef, Melt, OutputPlan, Resolution, SwapPlan
 from melt.model.mint import (
     Ambiguous,
@@ -110,6 +111,12 @@ __all__ = [
     "DriftType",
     "EventType",
     "Finding",
+    "Hint",
+    "HintDrop",
+    "HintKind",
+    "HintLink",
+    "HintState",
+    "HintStatus",
     "Holding",
     "InputRef",
     "JournalKind",
@@ -152,6 +159,7 @@ __all__ = [
     "TokenStatus",
     "TransactionType",
     "Verdict",
+    "WatchedDocument",
     "Y",
     "normalise_mint_url",
 ]

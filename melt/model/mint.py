@@ -28,6 +28,8 @@ class MintInfo:
     version: str
     nuts: frozenset[int]
     max_array_length: int
+    subscribable: frozenset[str] = frozenset()
+    """Kinds of subscription over bolt11 that the mint offers (NUT-17), in the protocol's words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

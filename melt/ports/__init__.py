@@ -7,6 +7,7 @@ in a worker thread (:class:`StoreThreads`), so that no transaction spans an ``aw
 
 from __future__ import annotations
 
+from melt.ports.hints import HintSource, HintTelemetry, WatchStore
 from melt.ports.outside import Clock, Entropy, Mint, Outputs, StoreThreads
 from melt.ports.repairs import RepairStore, SecretTour
 from melt.ports.restore import EndedMelts, RestoreStore, RestoreTelemetry, StateQuestion
@@ -21,6 +22,8 @@ __all__ = [
     "Entropy",
     "EventNotices",
     "EventSpool",
+    "HintSource",
+    "HintTelemetry",
     "HoldingsWalk",
     "LargeTokens",
     "Mint",
@@ -35,4 +38,5 @@ __all__ = [
     "SummaryStore",
     "Telemetry",
     "Tour",
+    "WatchStore",
 ]

@@ -20,7 +20,7 @@ from melt.errors import InvariantBroken, LostRace, MeltdError, MintError
 from melt.model import EventType, MeltId, MeltState
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from melt.breaker import Breaker
     from melt.model import Melt, MintAlias
@@ -70,6 +70,7 @@ class Watcher:
         policy: WatchPolicy,
         holder: str,
         breakers: Mapping[MintAlias, Breaker] | None = None,
+        on_open: Callable[[Sequence[Melt]], None] | None = None,
     ) -> None:
         self._engine = engine
         self._recovery = recovery
@@ -80,6 +81,7 @@ class Watcher:
         self._policy = policy
         self._holder = holder
         self._breakers = breakers or {}
+        self._on_open = on_open
         self._due: dict[MeltId, _Due] = {}
         self._tasks: dict[MintAlias, asyncio.Task[None]] = {}
         self._renewals: dict[str, tuple[int, float]] = {}
@@ -93,6 +95,8 @@ class Watcher:
         """
         await self._threads(lambda: self._store.renew_instance(self._holder))
         entries = await self._threads(self._store.open_melts)
+        if self._on_open is not None:
+            self._on_open(entries)
         await self._recovery.events.flush()
         now = self._clock.monotonic()
         open_ids = {melt.id for melt in entries}
@@ -139,6 +143,18 @@ class Watcher:
     def hurry(self, melt_id: MeltId) -> None:
         """Look at an entry in the next round, whatever its pace was: a person has just decided about it."""
         self._due.pop(melt_id, None)
+
+    def nudge(self, melt_id: MeltId) -> None:
+        """
+        Look at an entry in a round that begins now: a mint has hinted (NUT-17) that something about it moved.
+
+        Its pace stays as it was, and so does every rule about what may be asked and decided: a hint is no evidence.
+        """
+        due = self._due.get(melt_id)
+        if due is not None:
+            # A new object: a look that is under way sets the time of the old one.
+            self._due[melt_id] = _Due(at=self._clock.monotonic(), looks=due.looks)
+        self._engine.followed.set()
 
     async def _ours(self, entries: Sequence[Melt], now: float) -> list[Melt]:
         """Entries that this instance should work on: its own, and those of instances that have gone."""

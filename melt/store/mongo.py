@@ -19,18 +19,19 @@ from melt.store.summaries import Summaries
 from melt.store.tokens import TokenReads
 from melt.store.transactions import Transactions
 from melt.store.warm import WarmReads
+from melt.store.watching import Watching
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from melt.ports import Clock, LargeTokens, RestoreStore, Store, SummaryStore, Telemetry
+    from melt.ports import Clock, LargeTokens, RestoreStore, Store, SummaryStore, Telemetry, WatchStore
 
 CONNECTIONS_MAX = 16
 
 _log = structlog.get_logger("melt.store")
 
 
-class MongoStore(TokenReads, WarmReads, Restores, Settlement, Findings, Records, Repairs, Summaries):
+class MongoStore(TokenReads, WarmReads, Restores, Settlement, Findings, Records, Repairs, Summaries, Watching):
     """
     Implements :class:`melt.ports.Store` with the synchronous driver: one code for SecantusDB and real MongoDB.
 
@@ -97,6 +98,11 @@ class MongoStore(TokenReads, WarmReads, Restores, Settlement, Findings, Records,
     def close(self) -> None:
         """Close the connections. Methods that run may fail."""
         self._client.close()
+
+
+def _chooses_what_to_watch(store: MongoStore) -> WatchStore:
+    """Likewise."""
+    return store
 
 
 def _keeps_the_contract(store: MongoStore) -> Store:

@@ -30,6 +30,7 @@ TESTS: Final = (
     "tests/contract/test_mint_real.py",
     "tests/contract/test_mint_process.py",
     "tests/contract/test_mint_generations.py",
+    "tests/contract/test_mint_subscriptions.py",
     "tests/e2e/test_melt_operation_flow.py",
     "tests/e2e/test_sweep_flow.py",
 )

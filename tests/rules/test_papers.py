@@ -80,7 +80,7 @@ def test_each_file_named_in_a_paper_exists(paper: Path):
 @pytest.mark.parametrize("paper", PAPERS, ids=lambda paper: str(paper.relative_to(ROOT)))
 def test_each_setting_named_in_a_paper_exists(paper: Path):
     documented = text_of(ROOT / "docs" / "configuration.md")
-    sections = "mongo|socket|http|sweep|melt|store|log|webhook"
+    sections = "mongo|socket|http|sweep|subscriptions|melt|store|log|webhook"
     for section, name in re.findall(rf"`({sections})\.([a-z_]+)`", text_of(paper)):
         assert f"## `[{section}]`" in documented
         assert f"| `{name}` |" in documented, f"{section}.{name}"

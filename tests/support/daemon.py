@@ -62,6 +62,8 @@ class DaemonProcess:
             "MELTD_LOG__FORMAT": "json",
             "MELTD_LOG__LEVEL": "DEBUG",
             "MELTD_DRAIN_S": "10",
+            # Tests plant drift and look at it before it is mended: a hint would mend it at once. Those of hints switch it on.
+            "MELTD_SUBSCRIPTIONS__ENABLED": "false",
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONPATH": str(ROOT),
         }

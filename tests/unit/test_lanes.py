@@ -81,7 +81,7 @@ async def test_lanes_never_ask_at_the_same_time_and_come_in_their_order() -> Non
             await page(lanes, Lane.COLD, work("cold"))
 
     await asyncio.gather(
-        cold(), page(lanes, Lane.WARM, work("warm")), lanes.asked_page(work("asked"), Outcome()), cold()
+        cold(), page(lanes, Lane.WARM, work("warm")), lanes.prompt_page(Lane.ASKED, work("asked"), Outcome()), cold()
     )
     assert [lane for name, lane in order if lane != name] == []
     assert {name for name, _ in order[:4]} == {"cold", "warm", "asked"}, "a long tour keeps nobody waiting"

@@ -13,8 +13,8 @@ from daemon.metrics import ALL_MINTS, MINTS_MAX, SEVERITIES_OF, UNCONFIGURED, UN
 from daemon.ports import Lane
 from melt.drift import SEVERITIES
 from melt.errors import Code, ConfigError, Severity
-from melt.model import DriftType, EventType, MeltState, MintAlias, Solvency, TokenStatus
-from melt.ports import Telemetry
+from melt.model import DriftType, EventType, HintDrop, HintKind, MeltState, MintAlias, Solvency, TokenStatus
+from melt.ports import HintTelemetry, Telemetry
 
 MAIN = MintAlias("main")
 BOUNDED_LABELS = {
@@ -35,6 +35,8 @@ BOUNDED_LABELS = {
     "scope",
     "job_name",
     "loop",
+    "kind",
+    "reason",
 }
 NPUB = "npub1" + "q" * 58
 URL = "https://mint.example/Bitcoin"
@@ -86,6 +88,10 @@ def exercised() -> Metrics:
             mint, [Solvency(mint=MAIN, unit="sat", owed=5, honoured=4, at=datetime(2024, 1, 1, tzinfo=UTC))]
         )
         metrics.set_paused(mint, paused=True)
+        metrics.hints_connected(mint, connected=True)
+        metrics.hints_reconnected(mint)
+        metrics.hint_received(mint, HintKind.PROOF_STATE)
+        metrics.hint_dropped(mint, HintDrop.MALFORMED)
     telemetry.melt_refused("INSUFFICIENT_FUNDS")
     telemetry.melt_refused(NPUB)
     telemetry.store_call("reserve", "ok", 0.01)
@@ -279,3 +285,20 @@ def test_promtool_finds_nothing_to_object_to(tmp_path: Path):
         ["promtool", "check", "metrics"], input=exercised().render()[0], capture_output=True, check=False, timeout=30
     )
     assert (done.returncode, done.stdout + done.stderr) == (0, b"")
+
+
+def test_hints_are_counted_from_zero_and_the_connection_appears_with_its_first_reading():
+    metrics = made()
+    assert value(metrics, "meltd_hints_total", mint="main", kind="proof_state") == 0
+    assert value(metrics, "meltd_hints_dropped_total", mint="main", reason="unasked") == 0
+    assert value(metrics, "meltd_hints_reconnects_total", mint="main") == 0
+    assert value(metrics, "meltd_hints_connected", mint="main") is None
+    telemetry: HintTelemetry = metrics
+    telemetry.hints_connected(MAIN, connected=True)
+    telemetry.hint_received(MAIN, HintKind.MELT_QUOTE)
+    telemetry.hint_dropped(MAIN, HintDrop.UNASKED)
+    telemetry.hints_reconnected(MAIN)
+    assert value(metrics, "meltd_hints_total", mint="main", kind="bolt11_melt_quote") == 1
+    assert value(metrics, "meltd_hints_dropped_total", mint="main", reason="unasked") == 1
+    assert value(metrics, "meltd_hints_reconnects_total", mint="main") == 1
+    assert value(metrics, "meltd_hints_connected", mint="main") == 1
