@@ -32,6 +32,7 @@ from daemon.system import SystemClock, SystemEntropy
 from daemon.watching import WatchingMetrics
 from daemon.webhook import Webhook
 from melt import failpoints
+from melt.beyond import Beyond, BeyondPolicy
 from melt.breaker import Breaker, BreakerPolicy
 from melt.caps import CapPolicy, Caps
 from melt.corrections import Corrections
@@ -119,6 +120,7 @@ class Daemon:
             for alias in aliases
         }
         self.threads = threads = Threads(settings.store.workers)
+        self.work = Threads(1)  # signatures: on a thread of their own, so that the store's are free
         self.store = store = MongoStore(
             uri,
             settings.mongo.database,
@@ -250,6 +252,14 @@ class Daemon:
                 )
             ),
             holder=holder,
+            beyond=Beyond(
+                holdings=store,
+                threads=threads,
+                work=self.work,
+                clock=clock,
+                entropy=entropy,
+                policy=BeyondPolicy(signature_share=sweep.signature_sample_share),
+            ),
         )
         self.sweeper = Sweeper(
             store=store,
@@ -260,6 +270,7 @@ class Daemon:
             clock=clock,
             policy=SweepPolicy(page_documents=sweep.page_documents, spent_sample_share=sweep.spent_sample_share),
             is_paused=self.pauses.reason,
+            holdings=store,
         )
         self._gauges_now = asyncio.Event()
         self._http: HealthServer | None = None
@@ -289,6 +300,7 @@ class Daemon:
             on_event=self._gauges_now.set,
             recovery=recovery,
             on_resolved=self._resolved,
+            holdings=store,
         )
         self._api: UnixServer | None = None
         self._schema_ok = False
@@ -353,6 +365,7 @@ class Daemon:
             self.metrics.set_sweep_schedule(alias, interval_s=now, last_success=success)
 
     async def _stop_store(self) -> None:
+        await self.work.aclose()
         await self.threads.aclose()
         self.store.close()
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from daemon.metrics import Metrics
     from melt.model import MalformedToken, Token, TokenId
-    from melt.ports import Clock, Mint, Store, StoreThreads
+    from melt.ports import Clock, Holdings, Mint, Store, StoreThreads
     from melt.reconcile import Reconciler
 
 _log = structlog.get_logger("meltd.sweep")
@@ -58,7 +58,9 @@ class Sweeper:
         clock: Clock,
         policy: SweepPolicy,
         is_paused: Callable[[MintAlias], str | None],
+        holdings: Holdings | None = None,
     ) -> None:
+        self._holdings = holdings
         self._store = store
         self._threads = threads
         self._mints = mints
@@ -85,7 +87,7 @@ class Sweeper:
         """
         started = self._clock.monotonic()
         record = self._begin(alias)
-        outcome = Outcome()
+        outcome = Outcome(turn=record.tour)
         outcome.found_by_type.update(record.found)
         outcome.corrected_by_type.update(record.corrected)
         whole = record.position is None
@@ -98,6 +100,12 @@ class Sweeper:
             record = replace(record, total_documents=total)
             record = await self._walk(alias, urls, record, outcome, stop, beat)
             if not stop():
+                await self._strays(alias, urls, outcome, stop, beat)
+                if whole:
+                    # Before the sample: what lies on a keyset is what the tour has seen of it, each document once.
+                    await self._reconciler.keysets_expiring(
+                        self._mints[alias], outcome, dry_run=self._is_paused(alias) is not None
+                    )
                 record = await self._sample(alias, urls, record, outcome, stop, beat)
                 record = replace(record, position=None, finished_at=self._clock.now())
             error = None
@@ -228,6 +236,28 @@ class Sweeper:
         """A page; while the mint is paused, without changing anything: a pause counts from the next page on."""
         dry_run = self._is_paused(alias) is not None
         await self._reconciler.page(self._mints[alias], page, outcome, dry_run=dry_run, actor=ACTOR)
+
+    async def _strays(
+        self,
+        alias: MintAlias,
+        urls: Sequence[str],
+        outcome: Outcome,
+        stop: Callable[[], bool],
+        beat: Callable[[], None],
+    ) -> None:
+        """Documents that no tour passes, because their status or their mint is none; the first mint tells of the latter."""
+        if self._holdings is None:
+            return
+        tour = self._holdings.strays(urls, homeless=alias == min(self._mints))
+        try:
+            while not stop():
+                beat()
+                page = await self._threads(lambda: tour.next_page(self._policy.page_documents))
+                if not page:
+                    break
+                await self._reconcile(alias, page, outcome)
+        finally:
+            await self._threads(tour.close)
 
     async def _sample(
         self,

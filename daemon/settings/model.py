@@ -149,6 +149,10 @@ class SweepSettings(Section):
         default=60, description="Between the two sightings that an irreversible correction needs."
     )
     spent_sample_share: Share = Field(default=0.02, description="Share of the spent documents that each tour looks at.")
+    signature_sample_share: Share = Field(
+        default=0.05,
+        description="Share of the documents whose signatures (DLEQ) a tour verifies; each has its turn in 1 / share tours.",
+    )
     corrections_max_count_per_cycle: Annotated[int, Field(ge=0, le=10_000_000)] = Field(
         default=1000, description="Over this many corrections in a tour, meltd only reports."
     )

@@ -32,7 +32,7 @@ from melt.model.mint import (
     StillPending,
     SwapAnswer,
 )
-from melt.model.token import Balance, Dleq, MalformedToken, NewProof, Owner, Proof, Reservation, Token
+from melt.model.token import Balance, Dleq, Holder, MalformedToken, NewProof, Owner, Proof, Reservation, Token
 from melt.model.words import (
     AMOUNT_MAX,
     MELT_MOVES,
@@ -106,6 +106,7 @@ __all__ = [
     "DriftType",
     "EventType",
     "Finding",
+    "Holder",
     "InputRef",
     "JournalKind",
     "Keyset",

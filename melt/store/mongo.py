@@ -9,6 +9,7 @@ import structlog
 from melt.store.connect import Collections, check_server, connect, database_of, open_database
 from melt.store.faults import store_method
 from melt.store.findings import Findings
+from melt.store.holdings import Holdings
 from melt.store.records import Records
 from melt.store.schema import UniqueProofs, ensure_schema
 from melt.store.sessions import SessionBook
@@ -20,13 +21,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from melt.ports import Clock, Store, Telemetry
+    from melt.ports import Holdings as HoldingsPort
 
 CONNECTIONS_MAX = 16
 
 _log = structlog.get_logger("melt.store")
 
 
-class MongoStore(TokenReads, Settlement, Findings, Records):
+class MongoStore(TokenReads, Settlement, Findings, Records, Holdings):
     """
     Implements :class:`melt.ports.Store` with the synchronous driver: one code for SecantusDB and real MongoDB.
 
@@ -97,4 +99,8 @@ class MongoStore(TokenReads, Settlement, Findings, Records):
 
 def _keeps_the_contract(store: MongoStore) -> Store:
     """Lets the type checker hold the class to the port."""
+    return store
+
+
+def _tells_holdings(store: MongoStore) -> HoldingsPort:
     return store
