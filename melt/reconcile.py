@@ -303,7 +303,7 @@ class Reconciler:
         states.update(await self._states(mint, spent))
         judged = await self._judge(mint, standing, states, keysets, listed=listed)
         stands = {token.id for token in standing}
-        return looked.explained(judged) + [one for one in looked.judged if one.token.id in stands]
+        return looked.weighed(judged) + [one for one in looked.judged if one.token.id in stands]
 
     # --- acting ---
 

@@ -11,7 +11,7 @@ from melt.beyond.duplicates import COUNTING, duplicate_verdict, elsewhere
 from melt.beyond.signatures import Flawed, is_due, signature_verdict, verify
 from melt.corrections import Judged, mint_said, unit_of
 from melt.errors import MintError
-from melt.model import DriftType, MintState
+from melt.model import Action, DriftType, MintState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -28,6 +28,7 @@ KEYS_RETRY_S: Final = 600.0
 FRESH_S: Final = 60.0
 """How long a keyset that a freshly asked mint did not list counts as unknown without asking again."""
 REMEMBERED_MAX: Final = 1_000
+_GIVING_BACK: Final = frozenset({Action.RELEASE, Action.RECLAIM})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,14 +50,23 @@ class Looked:
     unchecked: tuple[str, ...] = ()
     holders: Mapping[Y, tuple[Holder, ...]] | None = None
 
-    def explained(self, judged: Sequence[Judged]) -> list[Judged]:
-        """The verdicts on states, with what is known beyond them: where else the proofs of a ``melted`` document stand."""
-        return [
-            replace(one, evidence={**one.evidence, **elsewhere(one.token, self.holders)})
-            if one.verdict.type is DriftType.LEGACY_MELTED_DOCUMENT
-            else one
-            for one in judged
-        ]
+    def weighed(self, judged: Sequence[Judged]) -> list[Judged]:
+        """
+        Verdicts on states, in the light of what was seen beyond them.
+
+        A ``melted`` document says where else its proofs stand. Nothing comes back by rule to a document whose proofs
+        another one counts too: it would be counted twice, or taken from the other's owner (I12).
+        """
+        twice = {one.token.id for one in self.judged if one.verdict.type is DriftType.DUPLICATE_PROOF}
+        weighed: list[Judged] = []
+        for one in judged:
+            if one.verdict.type is DriftType.LEGACY_MELTED_DOCUMENT:
+                one = replace(one, evidence={**one.evidence, **elsewhere(one.token, self.holders)})  # noqa: PLW2901
+            if one.token.id in twice and one.verdict.action in _GIVING_BACK:
+                reason = f"{one.verdict.reason}; not given back while other documents hold the same proofs"
+                one = replace(one, verdict=replace(one.verdict, action=Action.WATCH, reason=reason))  # noqa: PLW2901
+            weighed.append(one)
+        return weighed
 
 
 @dataclass(slots=True, kw_only=True)
