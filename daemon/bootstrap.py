@@ -39,6 +39,7 @@ from daemon.warm import WarmLane, WarmPolicy, WarmStore
 from daemon.watching import WatchingMetrics
 from daemon.webhook import Webhook
 from melt import failpoints
+from melt.beyond import Beyond, BeyondPolicy
 from melt.breaker import Breaker, BreakerPolicy
 from melt.caps import CapPolicy, Caps
 from melt.corrections import Corrections
@@ -132,6 +133,7 @@ class Daemon:
             for alias in aliases
         }
         self.threads = threads = Threads(settings.store.workers)
+        self.work = Threads(1)  # signatures: on a thread of their own, so that the store's are free
         self.store = store = MongoStore(
             uri,
             settings.mongo.database,
@@ -265,6 +267,14 @@ class Daemon:
             policy=ReconcilePolicy(pending_grace_s=sweep.pending_grace_s, confirm_after_s=sweep.confirm_after_s),
             caps=caps,
             holder=holder,
+            beyond=Beyond(
+                holdings=store,
+                threads=threads,
+                work=self.work,
+                clock=clock,
+                entropy=entropy,
+                policy=BeyondPolicy(signature_share=sweep.signature_sample_share),
+            ),
         )
         self.lanes = {alias: self._new_lanes(alias, entropy) for alias in aliases}
         self.sweeper = Sweeper(
@@ -277,6 +287,7 @@ class Daemon:
             clock=clock,
             policy=SweepPolicy(page_documents=sweep.page_documents, spent_sample_share=sweep.spent_sample_share),
             is_paused=self.pauses.reason,
+            holdings=store,
         )
         self.summaries = Summaries(
             store=store,
@@ -373,6 +384,7 @@ class Daemon:
             recovery=recovery,
             on_resolved=self._resolved,
             hint_status=self._hint_status,
+            holdings=store,
         )
         self.repairs = DaemonRepairs(
             store=store,
@@ -525,6 +537,7 @@ class Daemon:
                 self.metrics.set_solvency(alias, record.solvency)
 
     async def _stop_store(self) -> None:
+        await self.work.aclose()
         await self.threads.aclose()
         self.store.close()
 

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
         TokenStatus,
         Y,
     )
-    from melt.ports import Clock, Mint, Store, StoreThreads
+    from melt.ports import Clock, Holdings, Mint, Store, StoreThreads, Tour
     from melt.reconcile import Reconciler, ReconcileScope
     from melt.recovery import Recovery
 
@@ -107,6 +107,7 @@ class DaemonOperations:
     recovery: Recovery
     on_resolved: Callable[[Melt], None]
     hint_status: Callable[[MintAlias], HintStatus | None] = lambda _: None
+    holdings: Holdings | None = None
     _reconciling: asyncio.Lock = field(default_factory=asyncio.Lock)
     _resolving: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -323,13 +324,23 @@ class DaemonOperations:
         dry_run: bool,
         actor: Actor,
     ) -> None:
-        if not urls:
+        mint = self.mints[alias]
+        if urls:
+            tour = self.store.tour(statuses, urls, None, npub=npub)
+            await self._walk(tour, mint, outcome, dry_run=dry_run, actor=actor)
+        if npub is not None:
             return
-        tour = self.store.tour(statuses, urls, None, npub=npub)
+        if self.holdings is not None:
+            strays = self.holdings.strays(urls, homeless=alias == min(self.mints))
+            await self._walk(strays, mint, outcome, dry_run=dry_run, actor=actor)
+        if set(TOURED) <= set(statuses):
+            await self.reconciler.keysets_expiring(mint, outcome, dry_run=dry_run)
+
+    async def _walk(self, tour: Tour, mint: Mint, outcome: Outcome, *, dry_run: bool, actor: Actor) -> None:
         try:
             while page := await self.threads(partial(tour.next_page, PAGE_DOCUMENTS)):
-                work = partial(self.reconciler.page, self.mints[alias], page, outcome, dry_run=dry_run, actor=actor)
-                await self.lanes[alias].prompt_page(Lane.ASKED, work, outcome)
+                work = partial(self.reconciler.page, mint, page, outcome, dry_run=dry_run, actor=actor)
+                await self.lanes[mint.alias].prompt_page(Lane.ASKED, work, outcome)
         finally:
             await self.threads(tour.close)
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from daemon.metrics import Metrics
     from melt.caps import RunTotals
     from melt.model import MalformedToken, Token, TokenId
-    from melt.ports import Clock, Mint, Store, StoreThreads
+    from melt.ports import Clock, Holdings, Mint, Store, StoreThreads
     from melt.reconcile import Reconciler
 
 _log = structlog.get_logger("meltd.sweep")
@@ -83,7 +83,9 @@ class Sweeper:
         clock: Clock,
         policy: SweepPolicy,
         is_paused: Callable[[MintAlias], str | None],
+        holdings: Holdings | None = None,
     ) -> None:
+        self._holdings = holdings
         self._store = store
         self._threads = threads
         self._mints = mints
@@ -128,7 +130,7 @@ class Sweeper:
         """
         started = self._clock.monotonic()
         record = self._begin(alias)
-        outcome = Outcome()
+        outcome = Outcome(turn=record.tour)
         outcome.found_by_type.update(record.found)
         outcome.corrected_by_type.update(record.corrected)
         outcome.owed.update(record.owed)
@@ -144,6 +146,12 @@ class Sweeper:
             record = replace(record, total_documents=total)
             record = await self._walk(alias, urls, record, outcome, stop, beat)
             if not stop():
+                await self._strays(alias, urls, outcome, stop, beat)
+                if whole:
+                    # Before the sample: what lies on a keyset is what the tour has seen of it, each document once.
+                    await self._reconciler.keysets_expiring(
+                        self._mints[alias], outcome, dry_run=self._is_paused(alias) is not None
+                    )
                 record = await self._sample(alias, urls, record, outcome, stop, beat)
                 now = self._clock.now()
                 record = replace(record, position=None, finished_at=now, solvency=_solvency(alias, outcome, now))
@@ -317,6 +325,31 @@ class Sweeper:
             return self._reconciler.page(self._mints[alias], page, outcome, dry_run=dry_run, actor=ACTOR)
 
         return await self._lanes[alias].page(Lane.COLD, work, outcome, pages=pages, stop=stop, beat=beat)
+
+    async def _strays(
+        self,
+        alias: MintAlias,
+        urls: Sequence[str],
+        outcome: Outcome,
+        stop: Callable[[], bool],
+        beat: Callable[[], None],
+    ) -> None:
+        """Documents that no tour passes, because their status or their mint is none; the first mint tells of the latter."""
+        if self._holdings is None:
+            return
+        tour = self._holdings.strays(urls, homeless=alias == min(self._mints))
+        pages = 0
+        try:
+            while not stop():
+                beat()
+                page = await self._threads(lambda: tour.next_page(self._policy.page_documents))
+                if not page:
+                    break
+                pages += 1
+                rest_s = await self._reconcile(alias, page, outcome, pages, stop, beat)
+                await self._lanes[alias].rest(Lane.COLD, rest_s, stop, beat)
+        finally:
+            await self._threads(tour.close)
 
     async def _sample(
         self,

@@ -7,16 +7,17 @@ the status and ``rev`` that it was decided on; where the document moved on meanw
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from melt.model import Action, Correction, DiscrepancyState, Finding, TokenStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
-    from melt.model import Actor, Discrepancy, MintAlias, Token, Verdict
+    from melt.model import Actor, Discrepancy, Keyset, KeysetId, MintAlias, MintState, Token, Verdict, Y
     from melt.ports import Store, StoreThreads, Telemetry
 
 _NEW_STATUS = {Action.MARK_SPENT: TokenStatus.SPENT, Action.RELEASE: TokenStatus.UNSPENT}
@@ -30,10 +31,44 @@ class Judged:
     verdict: Verdict
     mint: MintAlias
     unit: str
+    evidence: Mapping[str, str | int | bool | None] = field(default_factory=dict)
+    """What was seen of it besides the verdict; never a secret (I10)."""
+
+
+def unit_of(token: Token, keysets: Mapping[KeysetId, Keyset]) -> str:
+    """The unit of the first of the token's keysets that the mint lists; ``sat`` where it lists none of them."""
+    for proof in token.proofs:
+        keyset = keysets.get(proof.keyset_id)
+        if keyset is not None:
+            return keyset.unit
+    return "sat"
+
+
+def mint_said(ys: Iterable[Y], states: Mapping[Y, MintState]) -> str:
+    """What the mint said about these proofs: ``"2 SPENT, 1 UNSPENT"``."""
+    counts = Counter("not asked" if (state := states.get(y)) is None else state.value for y in ys)
+    return ", ".join(f"{number} {state}" for state, number in sorted(counts.items())) or "not asked"
+
+
+def asked_evidence(seen_by: str, at: datetime, batch: int) -> dict[str, str | int | bool | None]:
+    """
+    Who looked, when, and at how many proofs in one answer of the mint (none: it was not asked).
+
+    The sentinels have passed where there is an answer: one that fails ends the look before anything is recorded (I6).
+    """
+    return {
+        "seen_by": seen_by,
+        "asked_at": at.isoformat(timespec="milliseconds"),
+        "batch": batch,
+        "sentinels": "passed" if batch else "not asked",
+    }
 
 
 def finding_of(judged: Judged, evidence: Mapping[str, str | int | bool | None]) -> Finding:
-    """The record of a verdict, with what both sides said as evidence."""
+    """
+    The record of a verdict. Its evidence is what we held (``status``, ``rev``), what the mint said, and ``evidence``: who
+    looked, when, in how large a batch, and whether the sentinels passed.
+    """
     token, verdict = judged.token, judged.verdict
     return Finding(
         type=verdict.type,
@@ -49,9 +84,11 @@ def finding_of(judged: Judged, evidence: Mapping[str, str | int | bool | None]) 
         evidence={
             "reason": verdict.reason,
             "status": token.status.value,
+            "rev": token.rev,
             "transaction_type": token.transaction_type,
             "transaction_id": token.transaction_id,
             "proofs_in_document": len(token.proofs),
+            **judged.evidence,
             **evidence,
         },
     )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from melt import drift
-from melt.corrections import Corrections, Judged
+from melt.corrections import Corrections, Judged, asked_evidence, mint_said
 from melt.errors import Code, Refusal, Severity
 from melt.model import Action, MintState
 
@@ -63,14 +63,22 @@ class Preflight:
         by_token: dict[TokenId, dict[Y, MintState]] = defaultdict(dict)
         for token_id, token_ys in chosen.items():
             by_token[token_id] = {y: states[y] for y in token_ys}
-        context = drift.Context(now=self.clock.now(), pending_grace_s=0)
+        now = self.clock.now()
+        context = drift.Context(now=now, pending_grace_s=0)
         judged = [
-            Judged(token=tokens[token_id], verdict=verdict, mint=mint.alias, unit=unit)
+            Judged(
+                token=tokens[token_id],
+                verdict=verdict,
+                mint=mint.alias,
+                unit=unit,
+                evidence={"mint_said": mint_said(verdict.ys, states)},
+            )
             for token_id, token_states in by_token.items()
             for verdict in drift.classify(tokens[token_id], token_states, context)
             if verdict.action in {Action.MARK_SPENT, Action.WATCH}
         ]
-        records = await self.corrections.record(judged, {"seen_by": "preflight"})
+        asked = asked_evidence("preflight", now, len(ys))
+        records = await self.corrections.record(judged, asked)
         high = 0
         for one, record in zip(judged, records, strict=True):
             if one.verdict.severity is Severity.HIGH and one.verdict.action is Action.MARK_SPENT:

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import structlog
 
 from melt import drift
+from melt.beyond import Looked, malformed_findings, report_expiring
 from melt.caps import RunTotals
-from melt.corrections import Corrections, Judged, confirmed, finding_of
-from melt.errors import DuplicateMelt, InvariantBroken, LostRace, MintError, MintUntrusted
+from melt.corrections import Corrections, Judged, asked_evidence, confirmed, finding_of, mint_said, unit_of
+from melt.errors import Code, DuplicateMelt, InvariantBroken, LostRace, MintError, MintUntrusted, StoreError
 from melt.model import (
     Action,
     Actor,
@@ -37,6 +38,7 @@ from melt.recovery.reclaim import reclaim
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from melt.beyond import Beyond
     from melt.caps import Caps
     from melt.events import CriticalEvents
     from melt.model import Discrepancy, Keyset, KeysetId, MintAlias, Y
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
     from melt.recovery import Recovery
 
 _log = structlog.get_logger("melt.reconcile")
+
+Evidence: TypeAlias = "Mapping[str, str | int | bool | None]"
 
 TOURED: Final = (TokenStatus.UNSPENT, TokenStatus.PENDING)
 """Statuses that every tour looks at; the others are sampled (DESIGN section 5)."""
@@ -77,11 +81,13 @@ class Outcome:
     What the pages of one run have found and done so far. ``liabilities`` is by (unit, status); amounts in the unit.
     ``owed`` is by unit what counts as somebody's money, ``honoured`` the part of it that the mint did not call SPENT.
 
-    ``expected_documents`` is how many the run is about, for the cap on their share. ``capped`` names the caps that
-    kept corrections from being made. ``found`` holds the first FOUND_MAX; the counts are of all.
+    ``expected_documents`` is how many the run is about, for the cap on their share. ``turn`` is the tour's number: whose
+    signatures are checked follows from it (None: at random). ``capped`` names the caps that kept corrections from being
+    made. ``by_keyset`` is what lies on each keyset, unspent or pending and not SPENT at the mint. ``found`` holds the first FOUND_MAX; the counts are of all.
     """
 
     expected_documents: int = 0
+    turn: int | None = None
     documents: int = 0
     proofs: int = 0
     found: list[Discrepancy | Finding] = field(default_factory=list)
@@ -94,6 +100,7 @@ class Outcome:
     liabilities: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
     owed: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     honoured: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    by_keyset: dict[KeysetId, int] = field(default_factory=lambda: defaultdict(int))
 
     def note(self, found: Discrepancy | Finding) -> None:
         """Count what was found, and keep it while there is room (I11)."""
@@ -119,7 +126,9 @@ class Reconciler:
         policy: ReconcilePolicy,
         caps: Caps,
         holder: str,
+        beyond: Beyond | None = None,
     ) -> None:
+        self._beyond = beyond
         self._store = store
         self._threads = threads
         self._corrections = corrections
@@ -153,25 +162,24 @@ class Reconciler:
         started = self._clock.monotonic()
         tokens = [item for item in items if isinstance(item, Token)]
         await self._malformed(mint, [i for i in items if isinstance(i, MalformedToken)], outcome, dry_run=dry_run)
-        keysets = await mint.keysets()
+        keysets, listed = await self._keysets(mint, tokens)
         states = await self._states(mint, [proof.y for token in tokens for proof in token.proofs])
-        suspects = await self._judge(mint, tokens, states, keysets)
-        if suspects:
-            suspects = await self._judge_again(mint, suspects, states, keysets)
-        for token in tokens:
-            unit = self._unit(token, keysets)
-            outcome.liabilities[unit, token.status.value] += token.amount
-            if token.status in TOURED and token.transaction_type != TransactionType.MELTED:
-                outcome.owed[unit] += token.amount
-                outcome.honoured[unit] += sum(
-                    proof.amount for proof in token.proofs if states[proof.y] is not MintState.SPENT
-                )
+        asked = asked_evidence("dry run" if dry_run else actor.name, self._clock.now(), len(states))
+        suspects = await self._judge(mint, tokens, states, keysets, listed=listed)
+        looked = Looked()
+        if self._beyond is not None:
+            looked = await self._beyond.look(mint, tokens, states, keysets, turn=outcome.turn)
+        if suspects or looked.judged:
+            suspects = await self._judge_again(mint, suspects, looked, states, keysets, listed=listed)
+        _count(tokens, states, keysets, outcome)
         outcome.documents += len(items)
         outcome.proofs += sum(len(token.proofs) for token in tokens)
         if dry_run:
-            await self._plan(suspects, outcome)
+            await self._plan(suspects, outcome, asked)
         else:
-            await self._act(mint, tokens, suspects, outcome, actor)
+            # Records whose documents were not looked at for it must not be closed because nothing was seen.
+            unchecked = [*looked.unchecked, *(() if listed else _about_keysets(tokens))]
+            await self._act(mint, tokens, suspects, outcome, actor, asked, unchecked)
         self._telemetry.swept_batch(
             mint.alias,
             len(items),
@@ -182,6 +190,24 @@ class Reconciler:
     async def freeze(self, mint: MintAlias, error: InvariantBroken) -> None:
         """Nothing new is begun or corrected at this mint until a person resolves the event."""
         await self._events.invariant_broken(error, npub=None, mint=mint)
+
+    async def keysets_expiring(self, mint: Mint, outcome: Outcome, *, dry_run: bool) -> None:
+        """
+        Report keysets that end soon, by what a whole tour has seen on them, and close the records of the others.
+
+        Raises MintError, StoreError.
+        """
+        found = await report_expiring(
+            mint,
+            outcome.by_keyset,
+            now=self._clock.now(),
+            dry_run=dry_run,
+            store=self._store,
+            threads=self._threads,
+            telemetry=self._telemetry,
+        )
+        for one in found:
+            outcome.note(one)
 
     # --- asking ---
 
@@ -198,7 +224,12 @@ class Reconciler:
     @staticmethod
     def unit_of(token: Token, keysets: Mapping[KeysetId, Keyset]) -> str:
         """The unit of a document's proofs: that of the first keyset which the mint knows, else sat."""
-        return Reconciler._unit(token, keysets)
+        return unit_of(token, keysets)
+
+    async def _keysets(self, mint: Mint, tokens: Sequence[Token]) -> tuple[Mapping[KeysetId, Keyset], bool]:
+        if self._beyond is None:
+            return await mint.keysets(), True
+        return await self._beyond.keysets(mint, tokens)
 
     async def _states(self, mint: Mint, ys: Sequence[Y]) -> dict[Y, MintState]:
         """
@@ -237,7 +268,10 @@ class Reconciler:
         tokens: Sequence[Token],
         states: Mapping[Y, MintState],
         keysets: Mapping[KeysetId, Keyset],
+        *,
+        listed: bool,
     ) -> list[Judged]:
+        """``listed``: whether a keyset that is not in ``keysets`` is unknown to the mint."""
         reserved = [token.reservation.melt_id for token in tokens if token.reservation is not None]
         live = await self._threads(lambda: self._store.live_melt_ids(reserved)) if reserved else frozenset()
         judged: list[Judged] = []
@@ -247,11 +281,17 @@ class Reconciler:
                 now=now,
                 pending_grace_s=self.policy.pending_grace_s,
                 reservation_live=token.reservation is not None and token.reservation.melt_id in live,
-                known_keysets=frozenset(keysets),
+                known_keysets=frozenset(keysets) if listed else frozenset(),
             )
-            unit = self._unit(token, keysets)
+            unit = unit_of(token, keysets)
             judged.extend(
-                Judged(token=token, verdict=verdict, mint=mint.alias, unit=unit)
+                Judged(
+                    token=token,
+                    verdict=verdict,
+                    mint=mint.alias,
+                    unit=unit,
+                    evidence={"mint_said": mint_said(verdict.ys, states)},
+                )
                 for verdict in drift.classify(token, states, context)
             )
         return judged
@@ -260,13 +300,16 @@ class Reconciler:
         self,
         mint: Mint,
         suspects: Sequence[Judged],
+        looked: Looked,
         states: dict[Y, MintState],
         keysets: Mapping[KeysetId, Keyset],
+        *,
+        listed: bool,
     ) -> list[Judged]:
         """Read the suspects and ask the mint about their SPENT proofs once more; judge what still stands."""
-        ids = list(dict.fromkeys(one.token.id for one in suspects))
+        before = {one.token.id: one.token for one in (*suspects, *looked.judged)}
+        ids = list(before)
         fresh = await self._threads(lambda: self._store.tokens(ids))
-        before = {one.token.id: one.token for one in suspects}
         standing = [
             token
             for token in fresh
@@ -277,27 +320,28 @@ class Reconciler:
         ]
         spent = [y for one in suspects if one.verdict.action is Action.MARK_SPENT for y in one.verdict.ys]
         states.update(await self._states(mint, spent))
-        return await self._judge(mint, standing, states, keysets)
-
-    @staticmethod
-    def _unit(token: Token, keysets: Mapping[KeysetId, Keyset]) -> str:
-        for proof in token.proofs:
-            keyset = keysets.get(proof.keyset_id)
-            if keyset is not None:
-                return keyset.unit
-        return "sat"
+        judged = await self._judge(mint, standing, states, keysets, listed=listed)
+        stands = {token.id for token in standing}
+        return looked.weighed(judged) + [one for one in looked.judged if one.token.id in stands]
 
     # --- acting ---
 
-    async def _plan(self, suspects: Sequence[Judged], outcome: Outcome) -> None:
+    async def _plan(self, suspects: Sequence[Judged], outcome: Outcome, asked: Evidence) -> None:
         for one in suspects:
-            outcome.note(finding_of(one, {"seen_by": "dry run"}))
+            outcome.note(finding_of(one, asked))
             outcome.planned += one.verdict.action in {Action.MARK_SPENT, Action.RELEASE, Action.RECLAIM}
 
     async def _act(
-        self, mint: Mint, tokens: Sequence[Token], suspects: Sequence[Judged], outcome: Outcome, actor: Actor
+        self,
+        mint: Mint,
+        tokens: Sequence[Token],
+        suspects: Sequence[Judged],
+        outcome: Outcome,
+        actor: Actor,
+        asked: Evidence,
+        unchecked: Sequence[str],
     ) -> None:
-        records = await self._corrections.record(suspects, {"seen_by": actor.name})
+        records = await self._corrections.record(suspects, asked)
         for one, record in zip(suspects, records, strict=True):
             outcome.note(record)
             if one.verdict.action not in {Action.MARK_SPENT, Action.RELEASE, Action.RECLAIM}:
@@ -313,7 +357,7 @@ class Reconciler:
                 outcome.corrected_by_type[record.type.value] += 1
                 self._say(one)
         subjects = [f"token:{token.id}" for token in tokens]
-        seen = [record.id for record in records]
+        seen = [*(record.id for record in records), *unchecked]
         await self._threads(lambda: self._store.clear_unseen(subjects, seen))
 
     def _is_capped(self, one: Judged, outcome: Outcome) -> bool:
@@ -344,6 +388,12 @@ class Reconciler:
             return await self._correct(mint, one, record, actor)
         except InvariantBroken as error:
             await self._events.invariant_broken(error, npub=one.token.npub, mint=one.mint)
+            return False
+        except StoreError as error:
+            if error.code is not Code.INTERNAL:
+                raise
+            # The database refuses this document, not the work: the others must not wait for it for ever.
+            _log.exception("a correction can't be written", token_id=one.token.id, mint=one.mint)
             return False
 
     async def _correct(self, mint: Mint, one: Judged, record: Discrepancy, actor: Actor) -> bool:
@@ -388,22 +438,7 @@ class Reconciler:
         )
 
     async def _malformed(self, mint: Mint, items: Sequence[MalformedToken], outcome: Outcome, *, dry_run: bool) -> None:
-        findings = [
-            Finding(
-                type=DriftType.MALFORMED_TOKEN,
-                severity=drift.SEVERITIES[DriftType.MALFORMED_TOKEN],
-                action=Action.RECORD,
-                subject=f"token:{item.id}",
-                npub=item.npub,
-                mint=mint.alias,
-                unit="sat",
-                value=0,
-                token_id=item.id,
-                ys=(),
-                evidence={"reasons": "; ".join(item.reasons)[:500], "status": item.status},
-            )
-            for item in items
-        ]
+        findings = malformed_findings(items, mint.alias, now=self._clock.now())
         if not findings:
             return
         if dry_run:
@@ -414,6 +449,28 @@ class Reconciler:
             outcome.note(record)
             if record.sightings == 1:
                 self._telemetry.drift_found(record.type, record.severity, record.mint)
+
+
+def _count(
+    tokens: Sequence[Token], states: Mapping[Y, MintState], keysets: Mapping[KeysetId, Keyset], outcome: Outcome
+) -> None:
+    """Add what these documents hold to the run's sums."""
+    for token in tokens:
+        unit = unit_of(token, keysets)
+        outcome.liabilities[unit, token.status.value] += token.amount
+        if token.status not in TOURED:
+            continue
+        is_owed = token.transaction_type != TransactionType.MELTED
+        outcome.owed[unit] += token.amount if is_owed else 0
+        for proof in token.proofs:
+            if states.get(proof.y) is not MintState.SPENT:
+                outcome.by_keyset[proof.keyset_id] += proof.amount
+                outcome.honoured[unit] += proof.amount if is_owed else 0
+
+
+def _about_keysets(tokens: Sequence[Token]) -> list[str]:
+    """The ids of the records that these documents may have about unknown keysets."""
+    return [f"{DriftType.UNKNOWN_KEYSET}:token:{token.id}" for token in tokens]
 
 
 def _require_spent(states: Mapping[Y, MintState], known_spent: Sequence[Y]) -> None:

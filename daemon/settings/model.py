@@ -180,6 +180,10 @@ class SweepSettings(Section):
     large_amount: Annotated[int, Field(ge=1, le=2**63 - 1)] = Field(
         default=100_000, description="From this `total_amount` on, in its own unit, a document is large."
     )
+    signature_sample_share: Share = Field(
+        default=0.05,
+        description="Share of the documents whose signatures (DLEQ) a tour verifies; each has its turn in 1 / share tours.",
+    )
     corrections_max_count_per_cycle: Annotated[int, Field(ge=0, le=10_000_000)] = Field(
         default=1000, description="Over this many corrections in a tour, meltd only reports."
     )

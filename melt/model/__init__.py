@@ -35,7 +35,7 @@ from melt.model.mint import (
 )
 from melt.model.passage import Mark, Passage
 from melt.model.summary import Activity, DaySummary, Holding, Solvency
-from melt.model.token import Balance, Dleq, MalformedToken, NewProof, Owner, Proof, Reservation, Token
+from melt.model.token import Balance, Dleq, Holder, MalformedToken, NewProof, Owner, Proof, Reservation, Token
 from melt.model.words import (
     AMOUNT_MAX,
     MELT_MOVES,
@@ -117,6 +117,7 @@ __all__ = [
     "HintLink",
     "HintState",
     "HintStatus",
+    "Holder",
     "Holding",
     "InputRef",
     "JournalKind",

@@ -69,7 +69,8 @@ class Token:
     ``mint_url`` is kept as it is stored; compare with :func:`melt.model.normalise_mint_url`.
     ``transaction_type`` is free text here because old data holds more than DESIGN allows.
     ``total_amount`` is what the document claims, ``amount`` what its proofs add up to.
-    ``rev`` is None in a document that meltd has never written. ``sum_mismatch`` tells that the two differ.
+    ``rev`` is None in a document that meltd has never written. ``sum_mismatch`` tells that the two differ, or that
+    ``total_amount`` is something that no sum of proofs can be (``total_is_junk``).
     """
 
     id: TokenId
@@ -81,6 +82,7 @@ class Token:
     transaction_id: str
     proofs: tuple[Proof, ...]
     total_amount: int | None
+    total_is_junk: bool = False
     reservation: Reservation | None = None
     rev: int | None = None
     created_at: datetime | None = None
@@ -95,18 +97,43 @@ class Token:
     @property
     def sum_mismatch(self) -> bool:
         """Whether ``total_amount`` claims something else than the proofs add up to."""
-        return self.total_amount is not None and bool(self.proofs) and self.total_amount != self.amount
+        claims_otherwise = self.total_amount is not None and self.total_amount != self.amount
+        return bool(self.proofs) and (self.total_is_junk or claims_otherwise)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MalformedToken:
-    """A document of the token collection that can't be read as a token: reported, never changed."""
+    """
+    A document of the token collection that can't be read as a token: reported, never changed.
+
+    ``value`` is what those of its proofs that could be read add up to, each once: what may be lost to its owner. ``ys``
+    are these proofs, ``repeated`` those among them that lie in the document more than once, by which it counts
+    ``repeated_value`` too much.
+    """
 
     id: TokenId
     reasons: tuple[str, ...]
     npub: str | None = None
     mint_url: str | None = None
     status: str | None = None
+    value: int = 0
+    ys: tuple[Y, ...] = ()
+    repeated: tuple[Y, ...] = ()
+    repeated_value: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """
+    A document that holds a proof. ``status`` and ``npub`` are None where they are none that DESIGN section 3 knows.
+
+    ``is_melted`` tells a legacy ``melted`` document.
+    """
+
+    token_id: TokenId
+    npub: str | None
+    status: TokenStatus | None
+    is_melted: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ in a worker thread (:class:`StoreThreads`), so that no transaction spans an ``aw
 from __future__ import annotations
 
 from melt.ports.hints import HintSource, HintTelemetry, WatchStore
+from melt.ports.holdings import Holdings
 from melt.ports.outside import Clock, Entropy, Mint, Outputs, StoreThreads
 from melt.ports.repairs import RepairStore, SecretTour
 from melt.ports.restore import EndedMelts, RestoreStore, RestoreTelemetry, StateQuestion
@@ -24,6 +25,7 @@ __all__ = [
     "EventSpool",
     "HintSource",
     "HintTelemetry",
+    "Holdings",
     "HoldingsWalk",
     "LargeTokens",
     "Mint",

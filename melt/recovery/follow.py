@@ -27,7 +27,7 @@ from melt.model import (
     QuoteState,
     ResolveAs,
 )
-from melt.recovery import alarms
+from melt.recovery import alarms, contradictions
 from melt.recovery import decide as rules
 from melt.recovery.counters import FreshCounters
 from melt.recovery.signatures import collect_change
@@ -109,7 +109,17 @@ class Recovery:
                 assert_never(melt.state)
         if after.state is not before:
             self.telemetry.recovered(melt.mint, before, after.state)
+        if not after.is_open:
+            await self.contradiction_over(melt)
         return after
+
+    async def contradiction_over(self, melt: Melt) -> None:
+        """Close the record of a contradiction: the melt has ended, or a person has decided. Raises nothing."""
+        await contradictions.close(self.store, self.threads, melt)
+
+    async def _tell_held(self, melt: Melt) -> None:
+        await alarms.tell_held(self.events, melt)
+        await contradictions.record(self.store, self.threads, self.telemetry, self.clock, melt)
 
     # --- states in which the melt POST has not left ---
 
@@ -157,7 +167,7 @@ class Recovery:
 
     async def _observe(self, mint: Mint, melt: Melt) -> Melt:
         if melt.state is MeltState.HELD:
-            await alarms.tell_held(self.events, melt)
+            await self._tell_held(melt)
         ys = [ref.y for ref in melt.inputs]
         asked_at = self.clock.now()  # a slow answer must not make two looks of one moment seem some seconds apart
         states = {one.y: one.state for one in await mint.check_states(ys)}
@@ -220,7 +230,7 @@ class Recovery:
             EventType.QUOTE_UNPAID_INPUTS_SPENT: "the mint says that the invoice is unpaid, but has taken the inputs",
         }.get(event, "the mint contradicts itself")
         held = await self._advance(melt, MeltState.HELD, error_code=Code.CRITICAL_MELT_FAILURE.value, error_detail=what)
-        await alarms.tell_held(self.events, held)
+        await self._tell_held(held)
         return held
 
     # --- fencing ---

@@ -171,6 +171,7 @@ async def resolve(
         await recovery.events.resolve(
             event, f"melt:{melt.id}", reason=f"{outcome.value}: {reason} (uid {actor.uid}, gid {actor.gid})"
         )
+    await recovery.contradiction_over(melt)
     if after.state is not melt.state:
         recovery.telemetry.recovered(melt.mint, melt.state, after.state)
     return after

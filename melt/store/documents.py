@@ -3,13 +3,25 @@ Token documents and the model: tolerant in reading, strict in writing (DESIGN se
 
 Reading never raises: a document that can't be a token becomes a :class:`melt.model.MalformedToken` that says why in
 our own words, without values of the document (I10). Writing goes through :func:`token_document` alone.
+
+What years of other code left is read as what it plainly means, and stays as it lies there when proofs move:
+
+- an amount is a positive whole number below 2**63: int, long, double, Decimal128, or a text of digits alone (``"8"``);
+- hex says the same in both cases: ``C`` and a keyset id of 16 or 66 hex digits read in lower case (a base64 id does not);
+- a moment is a date, ISO text, or milliseconds since 1970; ``created_at`` and ``updated_at`` stand for Mongoose's names;
+- a document without ``transaction_id``, wallet, dates, total or ``rev`` is a token all the same.
+
+A status in another case (``"UNSPENT"``) is *not* read as what it seems to mean: neither the service's queries nor
+meltd's find such a document, so its owner does not have the money until somebody mends it, and that is what is reported.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
+from collections import Counter
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from bson import Decimal128, ObjectId
 from bson.errors import InvalidId
@@ -41,6 +53,12 @@ _HEX_ID_CHARS = 24
 _TEXT_CHARS_MAX = 4096
 _REASONS_MAX = 8
 _STATUSES = frozenset(status.value for status in TokenStatus)
+_DIGITS: Final = re.compile(r"[0-9]{1,19}", re.ASCII)
+_HEX: Final = re.compile(r"[0-9A-Fa-f]+", re.ASCII)
+_HEX_KEYSET_ID_CHARS: Final = (16, 66)
+_MOMENT_CHARS_MAX: Final = 40
+_MS_SINCE_1970: Final = (10**12, 10**13)
+"""Which numbers may be a moment in milliseconds: from 2001 on, as this data is younger than Mongoose, to 2286."""
 
 
 def whole_number(value: object) -> int | None:
@@ -62,6 +80,13 @@ def whole_number(value: object) -> int | None:
     else:
         return None
     return number if -AMOUNT_MAX - 1 <= number <= AMOUNT_MAX else None
+
+
+def amount_of(value: object) -> int | None:
+    """An amount: a whole number in any type, or a text of nothing but digits; else None."""
+    if isinstance(value, str):
+        return whole_number(int(value)) if _DIGITS.fullmatch(value) else None
+    return whole_number(value)
 
 
 def token_id_of(raw_id: object) -> TokenId:
@@ -97,14 +122,9 @@ def read_token(document: Document) -> Token | MalformedToken:
     proofs = _proofs(document, status, reasons)
     token_id = token_id_of(document.get("_id"))
     if reasons or npub is None or mint_url is None or status is None:
-        return MalformedToken(
-            id=token_id,
-            reasons=tuple(reasons[:_REASONS_MAX]),
-            npub=npub,
-            mint_url=mint_url,
-            status=status,
-        )
+        return _malformed(token_id, reasons, npub, mint_url, status, proofs)
     wallet_id = document.get("wallet_id")
+    total = amount_of(document.get("total_amount"))
     transaction_type = document.get("transaction_type")
     transaction_id = document.get("transaction_id")
     return Token(
@@ -116,12 +136,36 @@ def read_token(document: Document) -> Token | MalformedToken:
         transaction_type=transaction_type if isinstance(transaction_type, str) else "",
         transaction_id=transaction_id if isinstance(transaction_id, str) and transaction_id else f"tx_{token_id}",
         proofs=proofs,
-        total_amount=whole_number(document.get("total_amount")),
+        total_amount=total,
+        total_is_junk=document.get("total_amount") is not None and (total is None or total < 0),
         reservation=_reservation(document.get("reservation")),
         rev=whole_number(document.get("rev")),
         created_at=_created_at(document),
         updated_at=_moment(document.get("updatedAt")) or _moment(document.get("updated_at")),
         spent_at=_moment(document.get("spent_at")),
+    )
+
+
+def _malformed(
+    token_id: TokenId,
+    reasons: list[str],
+    npub: str | None,
+    mint_url: str | None,
+    status: TokenStatus | None,
+    proofs: tuple[Proof, ...],
+) -> MalformedToken:
+    times = Counter(proof.y for proof in proofs)
+    amounts = {proof.y: proof.amount for proof in proofs}
+    return MalformedToken(
+        id=token_id,
+        reasons=tuple(reasons[:_REASONS_MAX]),
+        npub=npub,
+        mint_url=mint_url,
+        status=status,
+        value=min(sum(amounts.values()), AMOUNT_MAX),
+        ys=tuple(times),
+        repeated=tuple(y for y, number in times.items() if number > 1),
+        repeated_value=min(sum(amounts[y] * (number - 1) for y, number in times.items()), AMOUNT_MAX),
     )
 
 
@@ -135,7 +179,10 @@ def _text(value: object, field: str, reasons: list[str]) -> str | None:
 def _status(value: object, reasons: list[str]) -> TokenStatus | None:
     if isinstance(value, str) and value in _STATUSES:
         return TokenStatus(value)
-    reasons.append("status is missing" if value is None else "status is none of pending, unspent, spent, failed")
+    if isinstance(value, str) and value.strip().lower() in _STATUSES:
+        reasons.append("status is spelled in another way, so that no query finds the document")
+    else:
+        reasons.append("status is missing" if value is None else "status is none of pending, unspent, spent, failed")
     return None
 
 
@@ -148,17 +195,19 @@ def _proofs(document: Document, status: TokenStatus | None, reasons: list[str]) 
     if not isinstance(raw, list):
         reasons.append("proofs is not a list")
         return ()
+    if not raw and status is TokenStatus.UNSPENT:
+        reasons.append("unspent without a proof")
     proofs: list[Proof] = []
     for position, item in enumerate(raw):
         proof = _proof(item)
-        if isinstance(proof, str):
-            reasons.append(f"proofs[{position}]: {proof}")
-            if len(reasons) >= _REASONS_MAX:
-                break
-        else:
+        if not isinstance(proof, str):
             proofs.append(proof)
+        elif len(reasons) < _REASONS_MAX:
+            reasons.append(f"proofs[{position}]: {proof}")
     if len({proof.secret for proof in proofs}) != len(proofs):
-        reasons.append("one proof lies in it twice")
+        reasons.insert(0, "one proof lies in it twice")
+    if sum(proof.amount for proof in proofs) > AMOUNT_MAX:
+        reasons.insert(0, "its amounts add up to more than 64 bits hold")
     return tuple(proofs)
 
 
@@ -170,23 +219,32 @@ def _proof(raw: object) -> Proof | str:
     for name, value in (("id", keyset_id), ("secret", secret), ("C", c)):
         if not isinstance(value, str) or not value:
             return f"{name} is missing or no text"
-    amount = whole_number(raw.get("amount"))
+    amount = amount_of(raw.get("amount"))
     if amount is None or amount <= 0:
-        return "amount is not a positive whole number"
+        return "amount is not a positive whole number of 64 bits"
     try:
         y = y_of(str(secret))
     except ValueError:
         return "secret can't be encoded"
     witness = raw.get("witness")
     return Proof(
-        keyset_id=KeysetId(str(keyset_id)),
+        keyset_id=_keyset_id(str(keyset_id)),
         amount=amount,
         secret=str(secret),
-        c=str(c),
+        c=_lower_hex(str(c)),
         y=y,
         witness=witness if isinstance(witness, str) else None,
         dleq=_dleq(raw.get("dleq")),
     )
+
+
+def _lower_hex(text: str) -> str:
+    return text.lower() if _HEX.fullmatch(text) else text
+
+
+def _keyset_id(text: str) -> KeysetId:
+    """As a mint writes it (NUT-02): hex in lower case; the base64 ids of old mints mean something else in each case."""
+    return KeysetId(_lower_hex(text) if len(text) in _HEX_KEYSET_ID_CHARS else text)
 
 
 def _dleq(raw: object) -> Dleq | None:
@@ -208,9 +266,20 @@ def _reservation(raw: object) -> Reservation | None:
 
 
 def _moment(value: object) -> datetime | None:
-    if not isinstance(value, datetime):
+    """A date as BSON, as ISO text or as milliseconds since 1970; None for what is none of these."""
+    moment: datetime | None = None
+    if isinstance(value, datetime):
+        moment = value
+    elif isinstance(value, str) and len(value) <= _MOMENT_CHARS_MAX:
+        try:
+            moment = datetime.fromisoformat(value.strip())
+        except ValueError:
+            return None
+    elif (ms := whole_number(value)) is not None and _MS_SINCE_1970[0] <= ms < _MS_SINCE_1970[1]:
+        moment = datetime.fromtimestamp(ms / 1000, UTC)
+    if moment is None:
         return None
-    return value if value.tzinfo is not None else value.replace(tzinfo=UTC)
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
 def _created_at(document: Document) -> datetime | None:
@@ -237,7 +306,7 @@ def amounts_of(raw_proofs: Sequence[Document]) -> tuple[int, ...]:
     """The amounts of raw proofs that are about to be written; each must be a positive 64-bit int."""
     amounts: list[int] = []
     for raw in raw_proofs:
-        amount = whole_number(raw.get("amount"))
+        amount = amount_of(raw.get("amount"))
         if amount is None or amount <= 0:
             msg = "a proof that is about to be written has no positive amount"
             raise InvariantBroken(msg)

@@ -18,6 +18,7 @@ from melt.audit import status_change
 from melt.ecash import y_of
 from melt.errors import Code, DuplicateSecret, InvariantBroken, LostRace, StoreError
 from melt.model import (
+    AMOUNT_MAX,
     PROOFS_PER_DOCUMENT_MAX,
     MalformedToken,
     Owner,
@@ -170,14 +171,15 @@ class Ledger:
             discrepancy_id=self._discrepancy_id,
             note=self._note,
         )
-        changed: Document = {"status": str(to), "updatedAt": self._now, "rev": (token.rev or 0) + 1}
+        changed: Document = {"status": str(to), "updatedAt": self._now, "rev": _next_rev(token.rev)}
         update: Document = {"$set": changed}
         if to is TokenStatus.SPENT:
             changed["spent_at"] = self._now
         if rest is not None:
             changed["proofs"] = list(kept.proofs)
             changed["total_amount"] = entry.amount
-            if whole_number(held.raw.get("__v")) is not None:
+            version = whole_number(held.raw.get("__v"))
+            if version is not None and version < AMOUNT_MAX:
                 # As Mongoose does when it rewrites an array: a service that loaded the document before and saves
                 # its proofs by position now gets a VersionError instead of bringing moved proofs back.
                 update["$inc"] = {"__v": 1}
@@ -343,6 +345,11 @@ class Ledger:
             else:
                 continue
             raise AlreadyDone
+
+
+def _next_rev(rev: int | None) -> int:
+    """One more; from the start where old data holds what can't be counted on."""
+    return 1 if rev is None or not 0 <= rev < AMOUNT_MAX else rev + 1
 
 
 def entry_document(entry: AuditEntry) -> Document:

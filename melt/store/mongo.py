@@ -9,6 +9,7 @@ import structlog
 from melt.store.connect import Collections, check_server, connect, database_of, open_database
 from melt.store.faults import store_method
 from melt.store.findings import Findings
+from melt.store.holdings import Holdings
 from melt.store.records import Records
 from melt.store.repairs import Repairs
 from melt.store.restore import Restores
@@ -25,13 +26,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from melt.ports import Clock, LargeTokens, RestoreStore, Store, SummaryStore, Telemetry, WatchStore
+    from melt.ports import Holdings as HoldingsPort
 
 CONNECTIONS_MAX = 16
 
 _log = structlog.get_logger("melt.store")
 
 
-class MongoStore(TokenReads, WarmReads, Restores, Settlement, Findings, Records, Repairs, Summaries, Watching):
+class MongoStore(
+    TokenReads, WarmReads, Restores, Settlement, Findings, Records, Repairs, Summaries, Watching, Holdings
+):
     """
     Implements :class:`melt.ports.Store` with the synchronous driver: one code for SecantusDB and real MongoDB.
 
@@ -120,4 +124,8 @@ def _keeps_the_contract_of_restores(store: MongoStore) -> RestoreStore:
 
 
 def _keeps_the_warm_contract(store: MongoStore) -> LargeTokens:
+    return store
+
+
+def _tells_holdings(store: MongoStore) -> HoldingsPort:
     return store

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from melt.model import Balance, MalformedToken, Token, TokenStatus, TransactionType, normalise_mint_url
 from melt.store.core import Core, in_batches
-from melt.store.documents import raw_ids, read_token, token_id_of, whole_number
+from melt.store.documents import amount_of, raw_ids, read_token, token_id_of
 from melt.store.faults import store_method
 from melt.store.ledger import BATCH_MAX
 from melt.store.tour import MongoTour
@@ -199,7 +199,7 @@ def _slim(raw: Document) -> _Slim | None:
     proofs: list[tuple[bytes, int, bool]] = []
     for proof in held if isinstance(held, list) else ():
         secret = proof.get("secret") if isinstance(proof, dict) else None
-        amount = whole_number(proof.get("amount")) if isinstance(proof, dict) else None
+        amount = amount_of(proof.get("amount")) if isinstance(proof, dict) else None
         if isinstance(secret, str) and amount is not None and amount > 0:
             digest = hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()[:16]
             proofs.append((digest, amount, secret.lstrip().startswith("[")))

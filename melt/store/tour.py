@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 from bson import ObjectId
 from pymongo.errors import AutoReconnect, CursorNotFound
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 _REOPENINGS_MAX = 3
 """How often one page may reopen a lost cursor before it gives up; the next page starts at 0 again."""
 _CURSOR_BATCH = 200
+_TYPES = ("string", "object", "binData", "objectId")
+"""Types of ``_id`` in the order of BSON, after the numbers. What would come behind an ObjectId is nobody's id."""
+_ODD_IDS = frozenset({"int", "Int64", "float", "Decimal128", "dict", "bytes", "Binary", "UUID"})
+"""How :func:`melt.store.documents.token_id_of` begins an id that is neither an ObjectId nor a text."""
 
 
 class MongoTour:
@@ -29,8 +34,8 @@ class MongoTour:
 
     A page query per batch costs the whole collection each time on some servers; a cursor does not. A cursor that
     was lost (idle for ten minutes, a server that restarted) is opened again behind the last document.
-    Strings sort before ObjectIds, and a comparison stays within its type: a position that is a string therefore
-    asks for the later strings and all ObjectIds.
+    Numbers sort before strings and these before ObjectIds, and a comparison stays within its type: a position that is
+    no ObjectId therefore asks for what is later in its type and for all of the later types.
     """
 
     def __init__(
@@ -80,17 +85,36 @@ class MongoTour:
                 self._position = self._raw_position(self._after)
                 self._started = True
             chosen = dict(self._chosen)
-            if isinstance(self._position, str):
-                chosen["$or"] = [{"_id": {"$gt": self._position}}, {"_id": {"$type": "objectId"}}]
-            elif self._position is not None:
+            later = _TYPES[_rank(self._position) :]
+            if self._position is None:
+                pass
+            elif later:
+                behind = [{"_id": {"$gt": self._position}}, *({"_id": {"$type": name}} for name in later)]
+                chosen = {"$and": [chosen, {"$or": behind}]}
+            else:
                 chosen["_id"] = {"$gt": self._position}
             self._cursor = self._tokens.find(chosen).sort("_id", 1).batch_size(_CURSOR_BATCH)
         return self._cursor
 
-    def _raw_position(self, after: TokenId) -> ObjectId | str:
-        """24 hex digits stand for an ObjectId, unless a document has that very text as its id."""
+    def _raw_position(self, after: TokenId) -> ObjectId | str | None:
+        """
+        24 hex digits stand for an ObjectId, unless a document has that very text as its id.
+
+        None, the start, for what stands for an id of another type: the few documents before it are passed once more.
+        """
         candidates = raw_ids(after)
         found = self._tokens.find_one({"_id": {"$in": list(candidates)}}, {"_id": 1})
         if found is not None and isinstance(found["_id"], ObjectId | str):
             return found["_id"]
-        return candidates[0]
+        return None if after.split(":", 1)[0] in _ODD_IDS else candidates[0]
+
+
+def _rank(position: object) -> int:
+    """How many of ``_TYPES`` a tour at this position need not ask for as a whole."""
+    if isinstance(position, str):
+        return 1
+    if isinstance(position, dict):
+        return 2
+    if isinstance(position, bytes | UUID):
+        return 3
+    return len(_TYPES) if isinstance(position, ObjectId) else 0

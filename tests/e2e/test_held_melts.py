@@ -64,6 +64,11 @@ def open_events(system: System, melt: dict[str, Any]) -> list[str]:
     return [event["type"] for event in events if event["subject"] == f"melt:{melt['id']}"]
 
 
+def records(system: System, melt: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The discrepancies about a melt, by type."""
+    return {d["type"]: d for d in system.db["meltd_discrepancies"].find({"subject": f"melt:{melt['id']}"})}
+
+
 @pytest.fixture
 def system(make_system: Callable[..., System], own_mint: MintProcess) -> System:
     return make_system(own_mint, settings={"melt.release_confirm_s": 2})
@@ -81,6 +86,12 @@ def test_paid_with_unspent_inputs_is_held_with_its_event_and_evidence(system: Sy
     assert evidence["allowed"] == {"settled": False, "released": True, "observe": True}
     assert [e["type"] for e in evidence["events"]] == ["QUOTE_PAID_INPUTS_UNSPENT"]
     assert {d["status"] for d in system.documents(owner) if d.get("reservation")} == {"pending"}
+    record = records(system, melt)["QUOTE_PAID_INPUTS_UNSPENT"]
+    assert (record["state"], record["severity"], record["npub"]) == ("open", "CRITICAL", owner)
+    assert record["value"] == evidence["journal"]["inputs_amount"]
+    assert record["evidence"]["mint_said"] == "quote PAID, inputs not SPENT"
+    assert record["evidence"]["quote_id"] == melt["quote_id"]
+    assert len(record["ys"]) == record["evidence"]["batch"] > 0
 
 
 def test_money_that_the_mint_still_honours_is_not_settled_away(system: System) -> None:
@@ -105,6 +116,7 @@ def test_released_by_a_person_comes_back_as_new_proofs_with_the_persons_reason_i
     assert answer.status_code in {200, 202}, answer.text
     system.daemon.wait_state(melt["id"], "RELEASED")
     assert open_events(system, melt) == []
+    assert records(system, melt)["QUOTE_PAID_INPUTS_UNSPENT"]["state"] == "cleared"
     documents = system.documents(owner)
     assert not [d for d in documents if d["status"] == "pending" or d.get("reservation")]
     unspent = sum(d["total_amount"] for d in documents if d["status"] == "unspent")
@@ -147,12 +159,15 @@ def test_observed_again_while_the_mint_still_contradicts_itself_it_is_held_again
     assert decide(system, melt, "observe").status_code == 202
     system.daemon.wait_state(melt["id"], "HELD", within_s=PATIENT_S)
     assert open_events(system, melt) == ["QUOTE_PAID_INPUTS_UNSPENT"]
+    _until(lambda: records(system, melt)["QUOTE_PAID_INPUTS_UNSPENT"]["state"] == "recurred")
+    assert records(system, melt)["QUOTE_PAID_INPUTS_UNSPENT"]["occurrence"] == 2
 
 
 def test_unpaid_with_spent_inputs_can_only_be_settled_and_books_what_is_lost(system: System) -> None:
     owner, melt, invoice = _robbed(system)
     evidence = system.daemon.get(f"/v1/melts/{melt['id']}/evidence").json()
     assert evidence["allowed"] == {"settled": True, "released": False, "observe": True}
+    assert records(system, melt)["QUOTE_UNPAID_INPUTS_SPENT"]["state"] == "open"
     refused = decide(system, melt, "released")
     assert (refused.status_code, refused.json()["code"]) == (409, "WRONG_STATE")
 
@@ -165,6 +180,9 @@ def test_unpaid_with_spent_inputs_can_only_be_settled_and_books_what_is_lost(sys
     lost = body["paid_amount"] + body["input_fee"] + body["fees_paid"] + body["shortfall"] + body["change_amount"]
     assert inputs == lost
     assert open_events(system, melt) == []
+    left = records(system, melt)
+    assert left["QUOTE_UNPAID_INPUTS_SPENT"]["state"] == "cleared"
+    assert body["shortfall"] == 0 or left["CHANGE_SHORTFALL"]["state"] == "open", "what was lost stays on the books"
     assert not [d for d in system.documents(owner) if d["status"] == "pending"]
     unspent = sum(d["total_amount"] for d in system.documents(owner) if d["status"] == "unspent")
     assert unspent == system.truth(owner) == 300 - inputs

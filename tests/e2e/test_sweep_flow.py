@@ -491,7 +491,7 @@ def test_a_mint_that_nobody_configured_is_reported_and_never_contacted(
 BROKEN: dict[str, dict[str, Any]] = {
     "proofs is text": {"proofs": "none"},
     "a proof is text": {"proofs": ["x"]},
-    "amount is text": {"proofs": [fake_proof(4) | {"amount": "4"}]},
+    "amount is text": {"proofs": [fake_proof(4) | {"amount": "four"}]},
     "amount is negative": {"proofs": [fake_proof(4) | {"amount": -4}]},
     "amount is half": {"proofs": [fake_proof(4) | {"amount": 0.5}]},
     "no secret": {"proofs": [{"id": KEYSET, "amount": 4, "C": "02" + "ab" * 32}]},

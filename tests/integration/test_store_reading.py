@@ -79,7 +79,7 @@ def test_junk_among_a_users_documents_breaks_nothing(store, db):
     """It is passed over in sums and offers, and a tour reports it."""
     user = npub()
     insert_token(db, user, [8])
-    junk = {"proofs": [{"amount": "4", "secret": "x"}, 7]}
+    junk = {"proofs": [{"amount": "four", "secret": "x"}, 7]}
     db["cashu_tokens"].update_one({"_id": ObjectId(insert_token(db, user, [4]))}, {"$set": junk})
     insert_token(db, user, [2], status="lost")
     insert_token(db, user, [1], createdAt=datetime(1, 1, 1, tzinfo=UTC), rev="x")

@@ -1,0 +1,56 @@
+"""
+Documents that can't be read as a token (DESIGN section 5, MALFORMED_TOKEN). Pure.
+
+The record says why in our own words, and what the proofs in it that could be read are worth, so that no value is lost
+silently. A proof that lies twice in one document is a double count besides (DUPLICATE_PROOF).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from melt.drift import SEVERITIES
+from melt.model import Action, DriftType, Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from melt.model import MalformedToken, MintAlias, Y
+
+_REASONS_CHARS: Final = 500
+
+
+def malformed_findings(items: Sequence[MalformedToken], mint: MintAlias, *, now: datetime) -> tuple[Finding, ...]:
+    """The findings about these documents of ``mint``; one without a readable ``mint_url`` belongs to no mint."""
+    found: list[Finding] = []
+    for item in items:
+        found.append(_finding(DriftType.MALFORMED_TOKEN, item, mint, now, ys=item.ys, value=item.value))
+        if item.repeated:
+            twice = _finding(DriftType.DUPLICATE_PROOF, item, mint, now, ys=item.repeated, value=item.repeated_value)
+            found.append(twice)
+    return tuple(found)
+
+
+def _finding(
+    drift: DriftType, item: MalformedToken, mint: MintAlias, now: datetime, *, ys: tuple[Y, ...], value: int
+) -> Finding:
+    return Finding(
+        type=drift,
+        severity=SEVERITIES[drift],
+        action=Action.RECORD,
+        subject=f"token:{item.id}",
+        npub=item.npub,
+        mint=None if item.mint_url is None else mint,
+        unit="sat",
+        value=value,
+        token_id=item.id,
+        ys=ys,
+        evidence={
+            "reasons": "; ".join(item.reasons)[:_REASONS_CHARS],
+            "status": item.status,
+            "readable_proofs": len(item.ys),
+            "mint_said": "not asked: the document can't be read",
+            "seen_at": now.isoformat(timespec="seconds"),
+        },
+    )

@@ -1,0 +1,40 @@
+"""What the drift beyond states asks of the database: who else holds a proof, and what no tour reaches (DESIGN section 5)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from melt.model import Holder, Proof, Y
+    from melt.ports.store import Tour
+
+
+class Holdings(Protocol):
+    """
+    Implemented by the MongoDB store alone. Every method raises :class:`melt.errors.StoreError` and no other.
+
+    No secret comes out of it (I10): answers are by Y.
+    """
+
+    @property
+    def unique_proofs_indexed(self) -> bool:
+        """Whether an index keeps each proof from lying in two documents: then there is nothing to look for."""
+        ...
+
+    def holders(self, proofs: Sequence[Proof]) -> Mapping[Y, tuple[Holder, ...]]:
+        """
+        Those of ``proofs`` that lie in two documents or more, of any user, mint and status, as of one moment.
+
+        All documents that hold the proof are named, the one it was read from too, at most a few hundred of them.
+        """
+        ...
+
+    def strays(self, mint_urls: Sequence[str], *, homeless: bool) -> Tour:
+        """
+        Documents at these URLs (as stored) whose status is none of the four, so that no tour passes them.
+
+        With ``homeless`` also those of any status but spent and failed whose ``mint_url`` is no text.
+        """
+        ...
