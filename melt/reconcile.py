@@ -19,6 +19,7 @@ from melt.caps import RunTotals
 from melt.corrections import Corrections, Judged, confirmed, finding_of
 from melt.errors import DuplicateMelt, InvariantBroken, LostRace, MintError, MintUntrusted
 from melt.model import (
+    PLAN_ITEMS_MAX,
     Action,
     Actor,
     DriftType,
@@ -31,6 +32,7 @@ from melt.model import (
     TokenStatus,
     normalise_mint_url,
 )
+from melt.plan_items import CORRECTIVE, items_of
 from melt.recovery.reclaim import reclaim
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 
     from melt.caps import Caps
     from melt.events import CriticalEvents
-    from melt.model import Discrepancy, Keyset, KeysetId, MintAlias, Y
+    from melt.model import Discrepancy, Keyset, KeysetId, MintAlias, PlanItem, Y
     from melt.ports import Clock, Entropy, Mint, Store, StoreThreads, Telemetry
     from melt.recovery import Recovery
 
@@ -76,7 +78,9 @@ class Outcome:
     What the pages of one run have found and done so far. ``liabilities`` is by (unit, status); amounts in the unit.
 
     ``expected_documents`` is how many the run is about, for the cap on their share. ``capped`` names the caps that
-    kept corrections from being made. ``found`` holds the first FOUND_MAX; the counts are of all.
+    kept corrections from being made, ``held_back`` those corrections (the first PLAN_ITEMS_MAX; ``held_back_count`` is
+    of all). ``found`` holds the first FOUND_MAX; the counts are of all. ``suspects``, where it is a list, takes what
+    a dry run would correct: the caller empties it. ``dry_pages`` counts the pages that were only looked at.
     """
 
     expected_documents: int = 0
@@ -88,6 +92,10 @@ class Outcome:
     found_by_type: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     totals: RunTotals = field(default_factory=RunTotals)
     capped: set[str] = field(default_factory=set)
+    held_back: list[PlanItem] = field(default_factory=list)
+    held_back_count: int = 0
+    suspects: list[Judged] | None = None
+    dry_pages: int = 0
     corrected_by_type: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     liabilities: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
 
@@ -96,6 +104,13 @@ class Outcome:
         self.found_by_type[found.type.value] += 1
         if len(self.found) < FOUND_MAX:
             self.found.append(found)
+
+    def hold_back(self, judged: Judged, record: Discrepancy) -> None:
+        """Keep what a cap forbids, for a plan, while there is room (I11)."""
+        items, _ = items_of([judged], [record])
+        self.held_back_count += len(items)
+        if len(self.held_back) < PLAN_ITEMS_MAX:
+            self.held_back.extend(items)
 
 
 class Reconciler:
@@ -158,6 +173,7 @@ class Reconciler:
             outcome.liabilities[self._unit(token, keysets), token.status.value] += token.amount
         outcome.documents += len(items)
         outcome.proofs += sum(len(token.proofs) for token in tokens)
+        outcome.dry_pages += dry_run
         if dry_run:
             await self._plan(suspects, outcome)
         else:
@@ -267,7 +283,9 @@ class Reconciler:
     async def _plan(self, suspects: Sequence[Judged], outcome: Outcome) -> None:
         for one in suspects:
             outcome.note(finding_of(one, {"seen_by": "dry run"}))
-            outcome.planned += one.verdict.action in {Action.MARK_SPENT, Action.RELEASE, Action.RECLAIM}
+            outcome.planned += one.verdict.action in CORRECTIVE
+        if outcome.suspects is not None:
+            outcome.suspects.extend(one for one in suspects if one.verdict.action in CORRECTIVE)
 
     async def _act(
         self, mint: Mint, tokens: Sequence[Token], suspects: Sequence[Judged], outcome: Outcome, actor: Actor
@@ -275,12 +293,15 @@ class Reconciler:
         records = await self._corrections.record(suspects, {"seen_by": actor.name})
         for one, record in zip(suspects, records, strict=True):
             outcome.note(record)
-            if one.verdict.action not in {Action.MARK_SPENT, Action.RELEASE, Action.RECLAIM}:
+            if one.verdict.action not in CORRECTIVE:
                 continue
             outcome.planned += 1
             if not confirmed(record, now=self._clock.now(), confirm_after_s=self.policy.confirm_after_s):
                 continue
-            if self._is_capped(one, outcome) or self._events.frozen(one.token.npub, one.mint) is not None:
+            if self._events.frozen(one.token.npub, one.mint) is not None:
+                continue
+            if self._is_capped(one, outcome):
+                outcome.hold_back(one, record)
                 continue
             if await self._correct_safely(mint, one, record, actor):
                 outcome.corrected += 1
@@ -309,21 +330,36 @@ class Reconciler:
                 cap=cap,
                 mint=one.mint,
                 corrected=outcome.corrected,
-                next_step="look at `meltd discrepancies`; raise the cap in [sweep] if they are right",
+                next_step="look at `meltd plans`: approve and apply what is right, or raise the cap in [sweep]",
             )
         return True
 
-    async def _correct_safely(self, mint: Mint, one: Judged, record: Discrepancy, actor: Actor) -> bool:
+    async def correct_planned(self, mint: Mint, one: Judged, record: Discrepancy, actor: Actor, *, note: str) -> bool:
+        """
+        One correction of an approved plan: no cap, but the same conditional write. False: it moved on meanwhile.
+
+        Raises StoreError. A mint that can't be asked leaves a reclaim to the watcher.
+        """
+        if self._events.frozen(one.token.npub, one.mint) is not None:
+            return False
+        done = await self._correct_safely(mint, one, record, actor, note)
+        if done:
+            self._say(one)
+        return done
+
+    async def _correct_safely(
+        self, mint: Mint, one: Judged, record: Discrepancy, actor: Actor, note: str | None = None
+    ) -> bool:
         """A correction in which an invariant is found broken freezes its wallet, and the page goes on."""
         try:
-            return await self._correct(mint, one, record, actor)
+            return await self._correct(mint, one, record, actor, note)
         except InvariantBroken as error:
             await self._events.invariant_broken(error, npub=one.token.npub, mint=one.mint)
             return False
 
-    async def _correct(self, mint: Mint, one: Judged, record: Discrepancy, actor: Actor) -> bool:
+    async def _correct(self, mint: Mint, one: Judged, record: Discrepancy, actor: Actor, note: str | None) -> bool:
         if one.verdict.action is not Action.RECLAIM:
-            return await self._corrections.apply(one, record, actor)
+            return await self._corrections.apply(one, record, actor, note=note)
         try:
             entry = await reclaim(
                 self._recovery,
@@ -335,6 +371,7 @@ class Reconciler:
                 holder=self._holder,
                 clock=self._clock,
                 entropy=self._entropy,
+                note=note,
             )
         except (DuplicateMelt, LostRace):
             return False  # another entry holds these proofs and decides

@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import structlog
@@ -22,7 +23,8 @@ from starlette.exceptions import HTTPException
 from daemon.api import answers, bodies, problems
 from daemon.api.evidence import EvidenceAnswer
 from daemon.api.openapi import describe
-from daemon.api.peers import ACTOR_NAME, AllowList, peer_in
+from daemon.api.peers import AllowList, actor_of, peer_in
+from daemon.api.plans import add_cases, add_plans
 from daemon.api.status import StatusAnswer
 from melt.errors import Code, MeltdError
 from melt.model import Actor, MeltId, MeltState, MintAlias, Y, normalise_mint_url
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from daemon.ports import MeltService, Operations
+    from daemon.ports import Casebook, MeltService, Operations, PlanDesk
     from melt.model import Melt
 
 log = structlog.get_logger("meltd.api")
@@ -49,6 +51,10 @@ def _never() -> bool:
     return False
 
 
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiOptions:
     """What the API needs to know of the settings and of the process."""
@@ -61,9 +67,13 @@ class ApiOptions:
     allow: AllowList = field(default_factory=AllowList)
     draining: Callable[[], bool] = _never
     version: str = "0"
+    now: Callable[[], datetime] = _utc_now
+    """For the age of what is shown."""
 
 
-def build_api(service: MeltService, operations: Operations, options: ApiOptions) -> ASGIApp:
+def build_api(
+    service: MeltService, operations: Operations, options: ApiOptions, *, plans: PlanDesk, cases: Casebook
+) -> ASGIApp:
     """The whole application, with the gate in front."""
     app = FastAPI(
         title="meltd", version=options.version, openapi_url="/v1/openapi.json", docs_url=None, redoc_url=None,
@@ -73,14 +83,16 @@ def build_api(service: MeltService, operations: Operations, options: ApiOptions)
     _add_decisions(app, operations, options)
     _add_reads(app, operations, options)
     _add_writes(app, operations, options)
+    limit = options.body_bytes_max
+    add_plans(app, plans, body_bytes_max=limit, refuse_when_draining=lambda: _refuse_when(options))
+    add_cases(app, cases, body_bytes_max=limit, now=options.now)
     _add_handlers(app)
     describe(app)
     return Gate(app, options.allow)
 
 
 def _actor(request: Request) -> Actor:
-    peer = peer_in(request.scope)
-    return Actor(name=ACTOR_NAME) if peer is None else peer.actor()
+    return actor_of(request.scope)
 
 
 def _json(value: BaseModel, status: int = 200, headers: Mapping[str, str] | None = None) -> JSONResponse:
@@ -182,7 +194,9 @@ def _add_reads(app: FastAPI, operations: Operations, options: ApiOptions) -> Non
             npub=query.npub,
             limit=query.limit,
         )
-        return _json(answers.DiscrepanciesAnswer(discrepancies=[answers.FindingAnswer.of(item) for item in found]))
+        now = options.now()
+        shown = [answers.FindingAnswer.of(item, now) for item in found]
+        return _json(answers.DiscrepanciesAnswer(discrepancies=shown))
 
     @app.get("/v1/proofs/{Y}", summary="The story of one proof")
     async def proof(y: Annotated[str, Path(alias="Y", pattern=r"^0[23][0-9a-fA-F]{64}$")]) -> JSONResponse:

@@ -3,50 +3,23 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import daemon.cli.process  # noqa: F401 - registers run and demo, which come first in the help
+from daemon.cli.asking import ask as _ask
+from daemon.cli.asking import client_of as _client
+from daemon.cli.asking import show as _show
 from daemon.cli.ends import EXIT_PENDING, AnswerLost, CommandFailed
+from daemon.cli.plans import make_plan
 from daemon.cli.root import Json, LimitOption, Mint, Npub, Socket, app, melts_app
 
 DECISION_TIMEOUT_S = 180.0
 """A decision asks the mint and may swap there."""
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from daemon.cli.client import Client, Reply
-
-
-def _client(path: Path | None) -> Client:
-    from daemon.cli.client import Client, find_socket  # noqa: PLC0415 - httpx costs 100 ms that --help need not wait for
-
-    return Client(find_socket(path))
-
-
-def _show(reply: Reply, as_json: bool, view: Callable[[dict[str, Any]], None]) -> None:  # noqa: FBT001
-    """Print the answer; a problem document ends the command with 1."""
-    from daemon.cli import tables  # noqa: PLC0415
-
-    if as_json:
-        tables.as_json(reply.body)
-    elif reply.ok:
-        view(reply.body)
-    else:
-        tables.problem(reply.body)
-    if not reply.ok:
-        raise typer.Exit(1)
-
-
-def _ask(call: Callable[[], Reply]) -> Reply:
-    """A request whose lost answer is a plain failure: repeating it does no harm."""
-    try:
-        return call()
-    except AnswerLost as error:
-        raise CommandFailed(str(error)) from error
+    from daemon.cli.client import Reply
 
 
 @app.command(epilog="Example: meltd melt --npub npub1... --mint main --invoice lnbc10n1...")
@@ -93,6 +66,7 @@ def reconcile(
         list[str] | None, typer.Option("--status", help="Only documents of this status; repeatable.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Report what would be done; change nothing.")] = False,  # noqa: FBT002
+    plan: Annotated[bool, typer.Option("--plan", help="Keep what would be done, for people to approve.")] = False,  # noqa: FBT002
     socket: Socket = None,
     as_json: Json = False,  # noqa: FBT002
 ) -> None:
@@ -100,7 +74,13 @@ def reconcile(
     from daemon.cli import views  # noqa: PLC0415
     from daemon.cli.client import RECONCILE_TIMEOUT_S  # noqa: PLC0415
 
-    body = {"mint": mint, "npub": npub, "statuses": status or [], "dry_run": dry_run}
+    if plan and dry_run:
+        raise typer.BadParameter("--plan and --dry-run exclude each other")
+    scope = {"mint": mint, "npub": npub, "statuses": status or []}
+    if plan:
+        make_plan(scope, socket, as_json)
+        return
+    body = {**scope, "dry_run": dry_run}
     client = _client(socket)
     reply = _ask(lambda: client.post("/v1/reconcile", body, timeout_s=RECONCILE_TIMEOUT_S))
     _show(reply, as_json, views.reconcile)
@@ -126,30 +106,6 @@ def wallet(npub: Annotated[str, typer.Argument(help="Whose.")], socket: Socket =
 
     client = _client(socket)
     _show(_ask(lambda: client.get(f"/v1/wallets/{quote(npub, safe='')}")), as_json, views.wallets)
-
-
-@app.command(epilog="Example: meltd discrepancies --severity HIGH --state open")
-def discrepancies(
-    state: Annotated[
-        list[str] | None,
-        typer.Option("--state", help="open, recurred, corrected, acknowledged or cleared; repeatable."),
-    ] = None,
-    type_: Annotated[list[str] | None, typer.Option("--type", help="Drift type; repeatable.")] = None,
-    severity: Annotated[
-        list[str] | None, typer.Option("--severity", help="CRITICAL, HIGH, MEDIUM or LOW; repeatable.")
-    ] = None,
-    npub: Npub = None,
-    limit: LimitOption = 100,
-    socket: Socket = None,
-    as_json: Json = False,  # noqa: FBT002
-) -> None:
-    """What was found wrong between database and mints, and what became of it."""
-    from daemon.cli import views  # noqa: PLC0415
-
-    client = _client(socket)
-    query = {"state": state or None, "type": type_ or None, "severity": severity or None, "npub": npub, "limit": limit}
-    reply = _ask(lambda: client.get("/v1/discrepancies", **query))
-    _show(reply, as_json, lambda body: views.findings(body["discrepancies"], "Discrepancies"))
 
 
 @app.command(epilog="Examples: meltd events; meltd events --drill; meltd events --resolve ID --reason 'checked'")

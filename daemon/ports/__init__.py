@@ -22,8 +22,10 @@ from daemon.ports.core import (
     StatusReport,
     TokenMention,
 )
+from daemon.ports.plans import Casebook, PlanDesk
 
 __all__ = [
+    "Casebook",
     "Check",
     "LoopCounters",
     "LoopStatus",
@@ -32,6 +34,7 @@ __all__ = [
     "MetricsPage",
     "MintStatus",
     "Operations",
+    "PlanDesk",
     "ProofStory",
     "Readiness",
     "ReconcileReport",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         MeltId,
         MeltState,
         MintAlias,
+        Plan,
         ResolveAs,
         SweepRecord,
         TokenId,
@@ -110,6 +111,8 @@ class StatusReport:
     seed_id: str | None = None
     metrics_url: str | None = None
     unconfigured_mint_documents: int = 0
+    open_plans: tuple[Plan, ...] = ()
+    """That wait for approval or for being applied, newest first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ from melt.model.findings import (
     Finding,
     RaisedEvent,
     SweepRecord,
+    Turn,
     Verdict,
 )
 from melt.model.journal import Actor, InputRef, Melt, OutputPlan, Resolution, SwapPlan
@@ -31,6 +32,19 @@ from melt.model.mint import (
     Signed,
     StillPending,
     SwapAnswer,
+)
+from melt.model.plans import (
+    LIVE_PLAN,
+    PLAN_ITEMS_MAX,
+    PLAN_MOVES,
+    SWEEP_NAME,
+    Approval,
+    Plan,
+    PlanId,
+    PlanItem,
+    PlanScope,
+    PlanState,
+    PlanTotal,
 )
 from melt.model.token import Balance, Dleq, MalformedToken, NewProof, Owner, Proof, Reservation, Token
 from melt.model.words import (
@@ -85,14 +99,19 @@ def normalise_mint_url(url: str) -> str:
 
 __all__ = [
     "AMOUNT_MAX",
+    "LIVE_PLAN",
     "MELT_MOVES",
     "OPEN_DISCREPANCY",
+    "PLAN_ITEMS_MAX",
+    "PLAN_MOVES",
     "PROOFS_PER_DOCUMENT_MAX",
+    "SWEEP_NAME",
     "TERMINAL",
     "TOKEN_MOVES",
     "Action",
     "Actor",
     "Ambiguous",
+    "Approval",
     "AtomicResult",
     "AuditEntry",
     "Balance",
@@ -123,6 +142,12 @@ __all__ = [
     "OutputPlan",
     "Owner",
     "Paid",
+    "Plan",
+    "PlanId",
+    "PlanItem",
+    "PlanScope",
+    "PlanState",
+    "PlanTotal",
     "PostOutcome",
     "Proof",
     "ProofState",
@@ -143,6 +168,7 @@ __all__ = [
     "TokenId",
     "TokenStatus",
     "TransactionType",
+    "Turn",
     "Verdict",
     "Y",
     "normalise_mint_url",

@@ -7,17 +7,21 @@ in a worker thread (:class:`StoreThreads`), so that no transaction spans an ``aw
 
 from __future__ import annotations
 
+from melt.ports.cases import CaseStore
 from melt.ports.outside import Clock, Entropy, Mint, Outputs, StoreThreads
+from melt.ports.plans import PlanStore
 from melt.ports.store import Store, Tour
 from melt.ports.telling import EventNotices, EventSpool, Telemetry
 
 __all__ = [
+    "CaseStore",
     "Clock",
     "Entropy",
     "EventNotices",
     "EventSpool",
     "Mint",
     "Outputs",
+    "PlanStore",
     "Store",
     "StoreThreads",
     "Telemetry",

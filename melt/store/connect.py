@@ -126,6 +126,7 @@ class Collections:
     leases: Collection[Document]
     counters: Collection[Document]
     sweeps: Collection[Document]
+    plans: Collection[Document]
 
     @classmethod
     def of(cls, database: Database[Document], *, tokens: str, wallets: str) -> Collections:
@@ -141,4 +142,5 @@ class Collections:
             leases=database["meltd_leases"],
             counters=database["meltd_counters"],
             sweeps=database["meltd_sweeps"],
+            plans=database["meltd_plans"],
         )

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from melt.store.cases import Cases
 from melt.store.connect import Collections, check_server, connect, database_of, open_database
 from melt.store.faults import store_method
 from melt.store.findings import Findings
+from melt.store.plans import Plans
 from melt.store.records import Records
 from melt.store.schema import UniqueProofs, ensure_schema
 from melt.store.sessions import SessionBook
@@ -19,14 +21,14 @@ from melt.store.transactions import Transactions
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from melt.ports import Clock, Store, Telemetry
+    from melt.ports import CaseStore, Clock, PlanStore, Store, Telemetry
 
 CONNECTIONS_MAX = 16
 
 _log = structlog.get_logger("melt.store")
 
 
-class MongoStore(TokenReads, Settlement, Findings, Records):
+class MongoStore(TokenReads, Settlement, Findings, Records, Plans, Cases):
     """
     Implements :class:`melt.ports.Store` with the synchronous driver: one code for SecantusDB and real MongoDB.
 
@@ -93,6 +95,14 @@ class MongoStore(TokenReads, Settlement, Findings, Records):
     def close(self) -> None:
         """Close the connections. Methods that run may fail."""
         self._client.close()
+
+
+def _keeps_plans(store: MongoStore) -> PlanStore:
+    return store
+
+
+def _keeps_cases(store: MongoStore) -> CaseStore:
+    return store
 
 
 def _keeps_the_contract(store: MongoStore) -> Store:

@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any, Literal
 from pymongo.errors import CollectionInvalid, OperationFailure
 
 from melt.errors import Code, StoreError
-from melt.model import DiscrepancyState, DriftType, EventType, JournalKind, MeltState, PostOutcome, TokenStatus
+from melt.model import (
+    DiscrepancyState,
+    DriftType,
+    EventType,
+    JournalKind,
+    MeltState,
+    PlanState,
+    PostOutcome,
+    TokenStatus,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -126,6 +135,21 @@ _EVENTS = _schema(
 _LEASES = _schema(["_id", "renewals", "at"], {"_id": _TEXT, "renewals": _NATURAL, "at": _DATE})
 _COUNTERS = _schema(["_id", "next"], {"_id": _TEXT, "next": {"bsonType": _NUMBER, "minimum": 0, "maximum": 2**31}})
 _SWEEPS = _schema(["_id", "tour", "started_at", "documents", "proofs"], {"_id": _TEXT, "tour": _NATURAL})
+_PLANS = _schema(
+    # A plan's head, or a part of its items.
+    ["_id", "kind"],
+    {
+        "_id": _TEXT,
+        "kind": {"enum": ["plan", "items"]},
+        "state": _words(PlanState),
+        "rev": _NATURAL,
+        "made_at": _DATE,
+        "expires_at": _DATE,
+        "plan": _TEXT,
+        "first": _NATURAL,
+        "items": {"bsonType": [*_NUMBER, "array"], "maxItems": 100},
+    },
+)
 _SEALS = _schema(["_id"], {"_id": _TEXT})
 
 
@@ -164,6 +188,10 @@ _OWN_INDEXES: dict[str, tuple[Index, ...]] = {
     "leases": (),
     "counters": (),
     "sweeps": (),
+    "plans": (
+        Index(name="state", keys=_ascending("state", "made_at")),
+        Index(name="plan", keys=_ascending("plan", "first")),
+    ),
     "seals": (),
 }
 _VALIDATORS = {
@@ -174,6 +202,7 @@ _VALIDATORS = {
     "leases": _LEASES,
     "counters": _COUNTERS,
     "sweeps": _SWEEPS,
+    "plans": _PLANS,
     "seals": _SEALS,
 }
 _TOKEN_INDEXES = (

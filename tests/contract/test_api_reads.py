@@ -221,7 +221,7 @@ async def test_the_openapi_document_describes_every_answer(api: RunningApi) -> N
 async def test_the_openapi_document_knows_every_route_its_body_and_its_problems(api: RunningApi) -> None:
     document = (await api.http.get("/v1/openapi.json")).json()
     operations = {(path, method) for path, methods in document["paths"].items() for method in methods}
-    assert len(operations) == 15
+    assert len(operations) == 25
     for path, method in operations:
         responses = document["paths"][path][method]["responses"]
         problem = responses["500"]["content"]["application/problem+json"]["schema"]

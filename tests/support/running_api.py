@@ -14,6 +14,7 @@ import httpx
 from daemon.api import ApiOptions, UnixServer, bind, build_api
 from melt.model import MintAlias
 from tests.support.scripted import MINT_URL, ScriptedOperations, ScriptedService
+from tests.support.scripted_plans import ScriptedCases, ScriptedDesk
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -77,7 +78,8 @@ async def running_api(
     } | options
     with tempfile.TemporaryDirectory(prefix="meltd-") as folder:  # short: a socket path has 107 bytes
         bound = bind(Path(folder) / "s.sock")
-        app = build_api(service, operations, ApiOptions(**given))
+        desk, cases = ScriptedDesk(operations), ScriptedCases(operations)
+        app = build_api(service, operations, ApiOptions(**given), plans=desk, cases=cases)
         server = UnixServer(app, bound, connections_max=connections_max, request_timeout_s=idle_timeout_s)
         await server.start()
         transport = httpx.AsyncHTTPTransport(uds=str(bound.path))
