@@ -30,7 +30,6 @@ LINES_MAX: Final = 500
 """The most lines of one story (I11): the newest are kept."""
 TEXT_MAX: Final = 300
 """The longest text of somebody else's that a line carries."""
-_ORDER: Final = {"made": 0, "journal": 1, "found": 2, "audit": 3, "event": 4, "end": 5}
 
 
 class Kind(StrEnum):
@@ -96,24 +95,24 @@ class Story:
 
 def tell(records: StoryRecords) -> Story:
     """The story of these records."""
-    told: list[tuple[datetime, int, str]] = []
-    for order, lines in (
-        ("made", _made(records)),
-        ("journal", _journal(records.melts)),
-        ("found", _found(records.discrepancies)),
-        ("audit", _changes(records.audit, records.melts)),
-        ("event", _events(records.events)),
-        ("end", _ends(records.melts)),
-    ):
-        told += [(line.at, _ORDER[order], line.text) for line in lines]
-    told.sort()
+    # Of what happened in one moment, what led to it comes first: the sort is stable.
+    told = [
+        *_made(records),
+        *_journal(records.melts),
+        *_found(records.discrepancies),
+        *_changes([entry for entry in records.audit if entry.from_status is not None], records.melts),
+        *_changes([entry for entry in records.audit if entry.from_status is None], records.melts),
+        *_events(records.events),
+        *_ends(records.melts),
+    ]
+    told.sort(key=lambda line: line.at)
     left_out = [f"there are more {kind} than were read: the oldest are not told" for kind in records.cut]
     if len(told) > LINES_MAX:
         left_out.append(f"{len(told) - LINES_MAX} older lines")
     return Story(
         kind=records.kind,
         subject=records.subject,
-        lines=tuple(Line(at=at, text=text) for at, _, text in told[-LINES_MAX:]),
+        lines=tuple(told[-LINES_MAX:]),
         now=tuple(_now(records)),
         left_out=tuple(left_out),
     )

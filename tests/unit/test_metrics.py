@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from daemon.metrics import ALL_MINTS, MINTS_MAX, SEVERITIES_OF, UNCONFIGURED, UNITS_MAX, Metrics
 from melt.drift import SEVERITIES
 from melt.errors import Code, ConfigError, Severity
-from melt.model import DriftType, EventType, MeltState, MintAlias, TokenStatus
+from melt.model import DriftType, EventType, MeltState, MintAlias, PlanState, TokenStatus
 from melt.ports import Telemetry
 
 MAIN = MintAlias("main")
@@ -86,6 +86,8 @@ def exercised() -> Metrics:
     metrics.set_open_events({EventType.DRILL: 1})
     metrics.set_open_discrepancies({("DB_UNSPENT_MINT_SPENT", "HIGH", "main"): 2, (URL, NPUB, URL): 3})
     metrics.set_open_melts({MeltState.PENDING: 1}, oldest_age_s=3.0)
+    metrics.set_open_cases(oldest_age_s={"HIGH": 3.0, URL: 4.0}, value={("HIGH", "sat"): 5})
+    metrics.set_plans({PlanState.OPEN: 1}, oldest_age_s=5.0)
     metrics.set_store_up(up=True)
     metrics.job_missed("sweep")
     metrics.job_overlapped(URL)
