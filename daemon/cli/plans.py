@@ -119,7 +119,7 @@ def _post(socket: Socket, plan_id: str, verb: str, body: dict[str, Any]) -> Repl
     return ask(lambda: client.post(path, body, timeout_s=RECONCILE_TIMEOUT_S))
 
 
-@discrepancies_app.callback()
+@discrepancies_app.callback(epilog="Example: meltd discrepancies --severity HIGH --state open")
 def discrepancies(
     context: typer.Context,
     state: Annotated[

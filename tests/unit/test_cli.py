@@ -216,7 +216,7 @@ async def test_the_socket_is_found_through_the_settings(api: RunningApi, tmp_pat
 
 @pytest.mark.parametrize(
     "command",
-    ["run", "demo", "melt", "reconcile", "status", "wallet", "discrepancies", "events", "pause", "resume", "melts list", "melts show", "melts resolve", "config check", "config show"],
+    ["run", "demo", "melt", "reconcile", "status", "wallet", "discrepancies", "events", "pause", "resume", "melts list", "melts show", "melts resolve", "config check", "config show", "plans list", "plans show", "plans approve", "plans apply", "plans withdraw", "discrepancies show", "discrepancies acknowledge", "discrepancies reopen", "explain"],
 )  # fmt: skip
 async def test_each_command_teaches_with_an_example(command: str) -> None:
     done = await run(*command.split(), "--help")

@@ -117,9 +117,9 @@ def test_drift_is_told_with_what_the_mint_called_how_many_proofs_and_what_people
         evidence={"proofs_in_document": 5, "status": "unspent"},
     )
     story = told(discrepancies=(record,))
+    kind = "(DB_UNSPENT_MINT_SPENT, HIGH)"
     assert texts(story) == [
-        f"document {TOKEN}, which said unspent: the mint called 3 of its 5 proofs SPENT, worth 12 sat"
-        " (DB_UNSPENT_MINT_SPENT, HIGH)",
+        f"document {TOKEN}, which said unspent: the mint called 3 of its 5 proofs SPENT, worth 12 sat {kind}",
         f'DB_UNSPENT_MINT_SPENT of token:{TOKEN} was acknowledged by uid 1000: "known loss"',
         f"DB_UNSPENT_MINT_SPENT of token:{TOKEN} has been seen 4 times",
         f'DB_UNSPENT_MINT_SPENT of token:{TOKEN} was reopened by uid 1000: "to be mended"',
