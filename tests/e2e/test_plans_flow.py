@@ -250,7 +250,7 @@ def test_a_plan_expires_and_a_withdrawn_one_is_over(make_system: Callable[..., S
     assert token(system.db, source)["status"] == "unspent"
 
 
-def test_a_pause_and_a_mint_that_lies_leave_an_approved_plan_as_it_is(system: System) -> None:
+def test_a_pause_leaves_an_approved_plan_as_it_is(system: System) -> None:
     owner = system.user()
     source = system.fund(owner, 16)
     spend(system, proofs_of(system, source))
