@@ -17,6 +17,7 @@ import structlog
 from daemon import logs
 from daemon.api import ApiOptions, UnixServer, bind, build_api
 from daemon.api.peers import AllowList
+from daemon.cases import Cases
 from daemon.embedded import EmbeddedStore
 from daemon.health import Health, HealthServer
 from daemon.hints import HintDesk, HintPolicy
@@ -46,7 +47,8 @@ from melt.corrections import Corrections
 from melt.errors import InvariantBroken, StoreError, StoreUnavailable
 from melt.events import CriticalEvents
 from melt.mint import HttpMint, MintLimits, Subscriber
-from melt.model import MintAlias
+from melt.model import LIVE_PLAN, MintAlias
+from melt.planner import Planner, PlanPolicy
 from melt.preflight import Preflight
 from melt.reconcile import ReconcilePolicy, Reconciler
 from melt.recovery import Patience, Recovery, RecoveryPolicy
@@ -277,6 +279,21 @@ class Daemon:
             ),
         )
         self.lanes = {alias: self._new_lanes(alias, entropy) for alias in aliases}
+        self.planner = Planner(
+            store=store,
+            plans=store,
+            threads=threads,
+            mints=mints,
+            reconciler=reconciler,
+            corrections=corrections,
+            events=events,
+            clock=clock,
+            entropy=entropy,
+            policy=PlanPolicy(four_eyes=sweep.four_eyes, expires_s=sweep.plan_expires_s),
+            is_paused=self.pauses.reason,
+            on_change=self._look_at_gauges,
+        )
+        self.cases = Cases(store=store, cases=store, threads=threads, on_change=self._look_at_gauges)
         self.sweeper = Sweeper(
             store=store,
             threads=threads,
@@ -288,6 +305,7 @@ class Daemon:
             policy=SweepPolicy(page_documents=sweep.page_documents, spent_sample_share=sweep.spent_sample_share),
             is_paused=self.pauses.reason,
             holdings=store,
+            planner=self.planner,
         )
         self.summaries = Summaries(
             store=store,
@@ -385,6 +403,7 @@ class Daemon:
             on_resolved=self._resolved,
             hint_status=self._hint_status,
             holdings=store,
+            plans=self.planner,
         )
         self.repairs = DaemonRepairs(
             store=store,
@@ -561,10 +580,13 @@ class Daemon:
                 allow=AllowList(uids=frozenset(settings.socket.allow_uids), gids=frozenset(settings.socket.allow_gids)),
                 draining=self.supervisor.draining,
                 version=version,
+                now=self.clock.now,
             ),
             summaries=self.summaries,
             restores=self.restores,
             repairs=self.repairs,
+            plans=self.planner,
+            cases=self.cases,
         )
         self._api = UnixServer(
             app,
@@ -658,6 +680,7 @@ class Daemon:
         events = await threads(partial(store.events, open_only=True, limit=1000))
         self.metrics.set_open_events(Counter(event.type for event in events))
         self.metrics.set_open_discrepancies(await threads(store.count_open_discrepancies))
+        await self._read_plans_and_cases()
         for melt_id, npub, mint in await threads(store.unreadable_melts):
             if mint is None or self.events.frozen(npub, mint) is None:
                 damaged = InvariantBroken(f"journal entry {melt_id} can't be read, so it is not followed")
@@ -666,6 +689,18 @@ class Daemon:
         now = self.clock.now()
         oldest = max(((now - melt.created_at).total_seconds() for melt in melts), default=0.0)
         self.metrics.set_open_melts(Counter(melt.state for melt in melts), oldest_age_s=oldest)
+
+    async def _read_plans_and_cases(self) -> None:
+        now = self.clock.now()
+        figures = await self.threads(self.store.open_figures)
+        ages = {severity: (now - since).total_seconds() for severity, since in figures.oldest.items()}
+        self.metrics.set_open_cases(oldest_age_s=ages, value=figures.value)
+        plans = await self.planner.plans(states=tuple(LIVE_PLAN), limit=1000)
+        ages_s = [(now - plan.made_at).total_seconds() for plan in plans]
+        self.metrics.set_plans(Counter(plan.state for plan in plans), oldest_age_s=max(ages_s, default=0.0))
+
+    def _look_at_gauges(self) -> None:
+        self._gauges_now.set()
 
     def _resolved(self, melt: Melt) -> None:
         """A person has decided: whoever waits for the melt is told, or the watcher looks at it now."""

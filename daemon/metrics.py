@@ -31,8 +31,19 @@ from prometheus_client import (
 
 from daemon.ports import Lane
 from melt.errors import Code, ConfigError, Severity
-from melt.model import MELT_MOVES, DriftType, EventType, HintDrop, HintKind, MeltState, MintAlias, TokenStatus
-from melt.ports import RepairStore, RestoreStore, Store, SummaryStore, WatchStore
+from melt.model import (
+    LIVE_PLAN,
+    MELT_MOVES,
+    DriftType,
+    EventType,
+    HintDrop,
+    HintKind,
+    MeltState,
+    MintAlias,
+    PlanState,
+    TokenStatus,
+)
+from melt.ports import CaseStore, PlanStore, RepairStore, RestoreStore, Store, SummaryStore, WatchStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -73,7 +84,7 @@ STORE_METHODS: Final = tuple(
     sorted(
         {
             name
-            for port in (Store, RepairStore, RestoreStore, SummaryStore, WatchStore)
+            for port in (Store, CaseStore, PlanStore, RepairStore, RestoreStore, SummaryStore, WatchStore)
             for name in vars(port)
             if not name.startswith("_")
         }
@@ -133,8 +144,10 @@ class Metrics:
         self._jobs: set[str] = set()
         self._loops: set[str] = set()
         self._units: set[str] = set()
+        self._case_units: set[str] = {"sat"}
         self._open_keys: set[tuple[str, str, str]] = set()
         self._make_drift()
+        self._make_plans()
         self._make_melts()
         self._make_sweep()
         self._make_restore()
@@ -169,6 +182,16 @@ class Metrics:
         self._open_events = self._gauge(
             "open_critical_events", "CRITICAL events not yet resolved, read from the database.", "type"
         )
+
+    def _make_plans(self) -> None:
+        self._case_age_s = self._gauge(
+            "open_discrepancy_oldest_age_seconds", "Age of the oldest open discrepancy; 0: none.", "severity"
+        )
+        self._case_value = self._gauge(
+            "open_discrepancies_amount", "Value of the open discrepancies, in the unit.", "severity", "unit"
+        )
+        self._open_plans = self._gauge("open_plans", "Plans that wait or are being applied.", "state")
+        self._plan_age_s = self._gauge("open_plan_oldest_age_seconds", "Age of the oldest such plan; 0: none.")
 
     def _make_melts(self) -> None:
         self._started = self._counter("melts_started_total", "Melts whose intent was written.", "mint")
@@ -513,6 +536,25 @@ class Metrics:
         for key in self._open_keys | fresh.keys():
             self._open_found.labels(*key).set(fresh.get(key, 0))
         self._open_keys |= fresh.keys()
+
+    def set_open_cases(self, *, oldest_age_s: Mapping[str, float], value: Mapping[tuple[str, str], int]) -> None:
+        """Open discrepancies: the age of the oldest by severity, the value by (severity, unit); the others become 0."""
+        for severity in Severity:
+            self._case_age_s.labels(severity).set(max(0.0, oldest_age_s.get(severity, 0.0)))
+        units = {unit for _, unit in value} | self._case_units
+        for unit in units:
+            label = self._unit(unit)
+            if label is None:
+                continue
+            self._case_units.add(unit)
+            for severity in Severity:
+                self._case_value.labels(severity, label).set(value.get((severity, unit), 0))
+
+    def set_plans(self, by_state: Mapping[PlanState, int], *, oldest_age_s: float) -> None:
+        """Plans that may still change something; ``oldest_age_s`` is 0 where there is none."""
+        for state in LIVE_PLAN:
+            self._open_plans.labels(state).set(by_state.get(state, 0))
+        self._plan_age_s.set(max(0.0, oldest_age_s))
 
     def set_open_melts(self, by_state: Mapping[MeltState, int], *, oldest_age_s: float) -> None:
         """Open journal entries; ``oldest_age_s`` is 0 where there is none."""

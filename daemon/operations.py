@@ -19,7 +19,7 @@ from daemon.ports import (
     TokenMention,
 )
 from melt.errors import Code, InvariantBroken, MintError, Refusal, StoreError, StoreUnavailable
-from melt.model import EventType, MalformedToken, Token
+from melt.model import LIVE_PLAN, EventType, MalformedToken, Token
 from melt.reconcile import TOURED, Outcome, sort_urls
 from melt.recovery import look, resolve
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from daemon.lanes import Lanes
     from daemon.pauses import Pauses
-    from daemon.ports import LoopStatus
+    from daemon.ports import LoopStatus, PlanDesk
     from daemon.sweep import Sweeper
     from daemon.warm import WarmLane
     from melt.errors import Severity
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         MeltId,
         MeltState,
         MintAlias,
+        Plan,
         ResolveAs,
         TokenStatus,
         Y,
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
 PAGE_DOCUMENTS: Final = 100
 EVENTS_MAX: Final = 1_000
 STORY_MAX: Final = 100
+PLANS_MAX: Final = 50
 FOUND_MAX: Final = 1_000
 """How many findings a report lists; its counts are of all."""
 
@@ -106,6 +108,7 @@ class DaemonOperations:
     on_event: Callable[[], None]
     recovery: Recovery
     on_resolved: Callable[[Melt], None]
+    plans: PlanDesk
     hint_status: Callable[[MintAlias], HintStatus | None] = lambda _: None
     holdings: Holdings | None = None
     _reconciling: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -191,6 +194,7 @@ class DaemonOperations:
         open_discrepancies: dict[str, int] = {}
         oldest = 0.0
         open_events = 0
+        plans: tuple[Plan, ...] = ()
         at_mint: Counter[str] = Counter()
         store_error = None
         try:
@@ -202,6 +206,7 @@ class DaemonOperations:
             counts = await self.threads(self.store.count_open_discrepancies)
             open_discrepancies = {"/".join(key): count for key, count in counts.items()}
             open_events = len(await self.threads(partial(self.store.events, open_only=True, limit=EVENTS_MAX)))
+            plans = await self.plans.plans(states=tuple(LIVE_PLAN), limit=PLANS_MAX)
         except StoreError as error:
             store_error = f"{error.code}: {error.detail}"
         process = self.process
@@ -222,6 +227,7 @@ class DaemonOperations:
             open_melts=open_melts,
             oldest_open_melt_s=oldest,
             open_events=open_events,
+            open_plans=plans,
             open_discrepancies=open_discrepancies,
             loops=tuple(process.loops()),
             seed_id=process.seed_id,
@@ -301,7 +307,8 @@ class DaemonOperations:
                     errors.append(f"{alias}: {error.code}: {error.detail}")
                 _add(total, outcome)
                 if outcome.capped:
-                    errors.append(f"{alias}: over the cap: {', '.join(sorted(outcome.capped))}")
+                    caps = ", ".join(sorted(outcome.capped))
+                    errors.append(f"{alias}: over the cap: {caps}; `meltd reconcile --plan` makes a plan to approve")
         return ReconcileReport(
             dry_run=dry_run,
             documents=total.documents,

@@ -21,6 +21,7 @@ from melt.drift import SEVERITIES
 from melt.errors import InvariantBroken, MintError, StoreError
 from melt.model import (
     OPEN_DISCREPANCY,
+    SWEEP_NAME,
     Action,
     Actor,
     DriftType,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from daemon.metrics import Metrics
     from melt.caps import RunTotals
     from melt.model import MalformedToken, Token, TokenId
+    from melt.planner import Planner
     from melt.ports import Clock, Holdings, Mint, Store, StoreThreads
     from melt.reconcile import Reconciler
 
@@ -49,7 +51,7 @@ _log = structlog.get_logger("meltd.sweep")
 STRAY_MAX: Final = 100
 """So many URLs without a configured mint are reported; more would be a database of something else."""
 SAMPLED: Final = (TokenStatus.SPENT, TokenStatus.FAILED)
-ACTOR: Final = Actor(name="sweep")
+ACTOR: Final = Actor(name=SWEEP_NAME)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +86,7 @@ class Sweeper:
         policy: SweepPolicy,
         is_paused: Callable[[MintAlias], str | None],
         holdings: Holdings | None = None,
+        planner: Planner | None = None,
     ) -> None:
         self._holdings = holdings
         self._store = store
@@ -95,6 +98,7 @@ class Sweeper:
         self._clock = clock
         self._policy = policy
         self._is_paused = is_paused
+        self._planner = planner
         self._units: dict[MintAlias, set[tuple[str, str]]] = {}
         self._first_seen: dict[MintAlias, datetime] = {}
         self._totals: dict[MintAlias, tuple[int, RunTotals]] = {}
@@ -168,12 +172,26 @@ class Sweeper:
         await self._save(record)
         seconds = self._clock.monotonic() - started
         self._metrics.sweep_finished(alias, ok=error is None, seconds=seconds)
-        self._say(alias, record, outcome, seconds, dry_run=self._is_paused(alias) is not None)
+        complete = error is None and whole and record.finished_at is not None
+        plan = await self._offer(alias, outcome) if complete and outcome.dry_pages == 0 else None
+        self._say(alias, record, outcome, seconds, dry_run=self._is_paused(alias) is not None, plan=plan)
         if record.finished_at is not None:
             self._metrics.set_sweep_progress(alias, done=record.documents, total=record.documents, eta_s=None)
-        if error is None and whole and record.finished_at is not None:
+        if complete:
             self._show_liabilities(alias, outcome)
         return record
+
+    async def _offer(self, alias: MintAlias, outcome: Outcome) -> str | None:
+        """What the caps held back, as a plan; the id of the one that waits for this mint."""
+        if self._planner is None:
+            return None
+        left_out = outcome.held_back_count - len(outcome.held_back)
+        try:
+            plan = await self._planner.offer(alias, outcome.held_back, left_out=left_out, actor=ACTOR)
+        except StoreError as problem:
+            _log.warning("the plan of what is over the cap could not be kept", mint=alias, code=problem.code.value)
+            return None
+        return None if plan is None else plan.id
 
     def _begin(self, alias: MintAlias) -> SweepRecord:
         now = self._clock.now()
@@ -436,7 +454,9 @@ class Sweeper:
         self._units[alias] = seen
 
     @staticmethod
-    def _say(alias: MintAlias, record: SweepRecord, outcome: Outcome, seconds: float, *, dry_run: bool) -> None:
+    def _say(
+        alias: MintAlias, record: SweepRecord, outcome: Outcome, seconds: float, *, dry_run: bool, plan: str | None
+    ) -> None:
         """The one line of a tour."""
         said = {
             "mint": alias,
@@ -449,6 +469,8 @@ class Sweeper:
         }
         if outcome.capped:
             said["capped_by"] = sorted(outcome.capped)
+        if plan is not None:
+            said["plan"] = plan
         if record.error is not None:
             _log.warning("sweep interrupted", **said, error=record.error)
         elif dry_run:

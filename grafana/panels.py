@@ -228,6 +228,38 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
                     "{{type}} {{mint}}",
                 ),
             ),
+            Panel(
+                title="Age of the oldest open discrepancy",
+                description="By severity. An acknowledged one is not open.",
+                unit="s",
+                queries=one(
+                    f"max by (severity) (meltd_open_discrepancy_oldest_age_seconds{{{SCOPE}}})", "{{severity}}"
+                ),
+            ),
+            Panel(
+                title="Value of open discrepancies",
+                description=f"What the proofs in question are worth. {AMOUNTS}",
+                unit="short",
+                queries=one(
+                    f"max by (severity, unit) (meltd_open_discrepancies_amount{{{SCOPE}}})", "{{severity}}, {{unit}}"
+                ),
+            ),
+            Panel(
+                title="Plans that wait",
+                description="Corrections that people have to approve and apply, by state. Runbook: PlanWaiting.",
+                unit="short",
+                width=4,
+                queries=one(f"max by (state) (meltd_open_plans{{{SCOPE}}})", "{{state}}"),
+            ),
+            Panel(
+                title="Oldest plan",
+                description="Age of the oldest plan that is not applied, withdrawn or over.",
+                unit="s",
+                kind="stat",
+                width=4,
+                steps=((4 * 3600, "orange"),),
+                queries=one(f"max(meltd_open_plan_oldest_age_seconds{{{SCOPE}}})", "age"),
+            ),
         ),
     ),
     (

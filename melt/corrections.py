@@ -133,9 +133,9 @@ class Corrections:
                 self._telemetry.drift_found(record.type, record.severity, record.mint)
         return records
 
-    async def apply(self, judged: Judged, record: Discrepancy, actor: Actor) -> bool:
+    async def apply(self, judged: Judged, record: Discrepancy, actor: Actor, *, note: str | None = None) -> bool:
         """
-        Mark spent or release, in one transaction with audit entry and the record's end.
+        Mark spent or release, in one transaction with audit entry and the record's end. ``note`` goes into the audit.
 
         False where the document moved on meanwhile or the action changes no status. Raises StoreError.
         """
@@ -152,6 +152,7 @@ class Corrections:
             ys=judged.verdict.ys,
             reason=judged.verdict.type,
             actor=actor,
+            note=note,
         )
         done = await self._threads(lambda: self._store.correct(correction))
         if done:

@@ -51,6 +51,7 @@ class Code(StrEnum):
     SHUTTING_DOWN = "SHUTTING_DOWN"
     TOO_MANY_MELTS = "TOO_MANY_MELTS"
     WRONG_STATE = "WRONG_STATE"
+    PLAN_STALE = "PLAN_STALE"
     FORBIDDEN = "FORBIDDEN"
     PAUSED = "PAUSED"
     INTERNAL = "INTERNAL"
@@ -171,6 +172,13 @@ class StoreLostAfterPayment(StoreUnavailable):
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
         self.code = Code.CRITICAL_DB_FAILURE_AFTER_MINT_SUCCESS
+
+
+class PlanStale(MeltdError):
+    """What a plan was made from has changed: the plan is refused as a whole, and nothing was changed by it now."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(Code.PLAN_STALE, detail, hint="make a new plan with `meltd reconcile --plan`")
 
 
 class LostRace(StoreError):

@@ -16,7 +16,7 @@ import structlog
 from melt import drift
 from melt.corrections import Corrections, Judged, asked_evidence, mint_said
 from melt.errors import Code, Refusal, Severity
-from melt.model import Action, MintState
+from melt.model import Action, DiscrepancyState, MintState
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -83,7 +83,9 @@ class Preflight:
         for one, record in zip(judged, records, strict=True):
             if one.verdict.severity is Severity.HIGH and one.verdict.action is Action.MARK_SPENT:
                 high += one.verdict.value
-                await self.corrections.apply(one, record, actor)
+                # What a person has acknowledged is left as it is; the money is gone all the same.
+                if record.state is not DiscrepancyState.ACKNOWLEDGED:
+                    await self.corrections.apply(one, record, actor)
         if high:
             _log.warning("preflight found spent proofs", mint=mint.alias, value=high, unit=unit)
             raise Refusal(

@@ -20,6 +20,7 @@ from melt.caps import RunTotals
 from melt.corrections import Corrections, Judged, asked_evidence, confirmed, finding_of, mint_said, unit_of
 from melt.errors import Code, DuplicateMelt, InvariantBroken, LostRace, MintError, MintUntrusted, StoreError
 from melt.model import (
+    PLAN_ITEMS_MAX,
     Action,
     Actor,
     DriftType,
@@ -33,6 +34,7 @@ from melt.model import (
     TransactionType,
     normalise_mint_url,
 )
+from melt.plan_items import CORRECTIVE, items_of
 from melt.recovery.reclaim import reclaim
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
     from melt.beyond import Beyond
     from melt.caps import Caps
     from melt.events import CriticalEvents
-    from melt.model import Discrepancy, Keyset, KeysetId, MintAlias, Y
+    from melt.model import Discrepancy, Keyset, KeysetId, MintAlias, PlanItem, Y
     from melt.ports import Clock, Entropy, Mint, Store, StoreThreads, Telemetry
     from melt.recovery import Recovery
 
@@ -83,7 +85,10 @@ class Outcome:
 
     ``expected_documents`` is how many the run is about, for the cap on their share. ``turn`` is the tour's number: whose
     signatures are checked follows from it (None: at random). ``capped`` names the caps that kept corrections from being
-    made. ``by_keyset`` is what lies on each keyset, unspent or pending and not SPENT at the mint. ``found`` holds the first FOUND_MAX; the counts are of all.
+    made, ``held_back`` those corrections (the first PLAN_ITEMS_MAX; ``held_back_count`` is of all). ``by_keyset`` is what
+    lies on each keyset, unspent or pending and not SPENT at the mint. ``found`` holds the first FOUND_MAX; the counts are
+    of all. ``suspects``, where it is a list, takes what a dry run would correct: the caller empties it. ``dry_pages``
+    counts the pages that were only looked at.
     """
 
     expected_documents: int = 0
@@ -96,6 +101,10 @@ class Outcome:
     found_by_type: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     totals: RunTotals = field(default_factory=RunTotals)
     capped: set[str] = field(default_factory=set)
+    held_back: list[PlanItem] = field(default_factory=list)
+    held_back_count: int = 0
+    suspects: list[Judged] | None = None
+    dry_pages: int = 0
     corrected_by_type: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     liabilities: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
     owed: dict[str, int] = field(default_factory=lambda: defaultdict(int))
@@ -107,6 +116,13 @@ class Outcome:
         self.found_by_type[found.type.value] += 1
         if len(self.found) < FOUND_MAX:
             self.found.append(found)
+
+    def hold_back(self, judged: Judged, record: Discrepancy) -> None:
+        """Keep what a cap forbids, for a plan, while there is room (I11)."""
+        items, _ = items_of([judged], [record])
+        self.held_back_count += len(items)
+        if len(self.held_back) < PLAN_ITEMS_MAX:
+            self.held_back.extend(items)
 
 
 class Reconciler:
@@ -174,6 +190,7 @@ class Reconciler:
         _count(tokens, states, keysets, outcome)
         outcome.documents += len(items)
         outcome.proofs += sum(len(token.proofs) for token in tokens)
+        outcome.dry_pages += dry_run
         if dry_run:
             await self._plan(suspects, outcome, asked)
         else:
@@ -329,7 +346,9 @@ class Reconciler:
     async def _plan(self, suspects: Sequence[Judged], outcome: Outcome, asked: Evidence) -> None:
         for one in suspects:
             outcome.note(finding_of(one, asked))
-            outcome.planned += one.verdict.action in {Action.MARK_SPENT, Action.RELEASE, Action.RECLAIM}
+            outcome.planned += one.verdict.action in CORRECTIVE
+        if outcome.suspects is not None:
+            outcome.suspects.extend(one for one in suspects if one.verdict.action in CORRECTIVE)
 
     async def _act(
         self,
@@ -344,12 +363,15 @@ class Reconciler:
         records = await self._corrections.record(suspects, asked)
         for one, record in zip(suspects, records, strict=True):
             outcome.note(record)
-            if one.verdict.action not in {Action.MARK_SPENT, Action.RELEASE, Action.RECLAIM}:
+            if one.verdict.action not in CORRECTIVE:
                 continue
             outcome.planned += 1
             if not confirmed(record, now=self._clock.now(), confirm_after_s=self.policy.confirm_after_s):
                 continue
-            if self._is_capped(one, outcome) or self._events.frozen(one.token.npub, one.mint) is not None:
+            if self._events.frozen(one.token.npub, one.mint) is not None:
+                continue
+            if self._is_capped(one, outcome):
+                outcome.hold_back(one, record)
                 continue
             if await self._correct_safely(mint, one, record, actor):
                 outcome.corrected += 1
@@ -378,14 +400,29 @@ class Reconciler:
                 cap=cap,
                 mint=one.mint,
                 corrected=outcome.corrected,
-                next_step="look at `meltd discrepancies`; raise the cap in [sweep] if they are right",
+                next_step="look at `meltd plans`: approve and apply what is right, or raise the cap in [sweep]",
             )
         return True
 
-    async def _correct_safely(self, mint: Mint, one: Judged, record: Discrepancy, actor: Actor) -> bool:
+    async def correct_planned(self, mint: Mint, one: Judged, record: Discrepancy, actor: Actor, *, note: str) -> bool:
+        """
+        One correction of an approved plan: no cap, but the same conditional write. False: it moved on meanwhile.
+
+        Raises StoreError. A mint that can't be asked leaves a reclaim to the watcher.
+        """
+        if self._events.frozen(one.token.npub, one.mint) is not None:
+            return False
+        done = await self._correct_safely(mint, one, record, actor, note)
+        if done:
+            self._say(one)
+        return done
+
+    async def _correct_safely(
+        self, mint: Mint, one: Judged, record: Discrepancy, actor: Actor, note: str | None = None
+    ) -> bool:
         """A correction in which an invariant is found broken freezes its wallet, and the page goes on."""
         try:
-            return await self._correct(mint, one, record, actor)
+            return await self._correct(mint, one, record, actor, note)
         except InvariantBroken as error:
             await self._events.invariant_broken(error, npub=one.token.npub, mint=one.mint)
             return False
@@ -396,9 +433,9 @@ class Reconciler:
             _log.exception("a correction can't be written", token_id=one.token.id, mint=one.mint)
             return False
 
-    async def _correct(self, mint: Mint, one: Judged, record: Discrepancy, actor: Actor) -> bool:
+    async def _correct(self, mint: Mint, one: Judged, record: Discrepancy, actor: Actor, note: str | None) -> bool:
         if one.verdict.action is not Action.RECLAIM:
-            return await self._corrections.apply(one, record, actor)
+            return await self._corrections.apply(one, record, actor, note=note)
         try:
             entry = await reclaim(
                 self._recovery,
@@ -410,6 +447,7 @@ class Reconciler:
                 holder=self._holder,
                 clock=self._clock,
                 entropy=self._entropy,
+                note=note,
             )
         except (DuplicateMelt, LostRace):
             return False  # another entry holds these proofs and decides

@@ -234,12 +234,14 @@ class FindingAnswer(Answer):
     first_seen: datetime | None = None
     last_seen: datetime | None = None
     closed_at: datetime | None = None
+    age_s: int | None = Field(default=None, description="How long it has been there, or was.")
     sightings: int | None = None
     occurrence: int | None = None
     evidence: dict[str, str | int | bool | None]
 
     @classmethod
-    def of(cls, item: Discrepancy | Finding) -> Self:
+    def of(cls, item: Discrepancy | Finding, now: datetime | None = None) -> Self:
+        """Without ``now`` the age is that of its last sighting."""
         recorded = item if isinstance(item, Discrepancy) else None
         return cls(
             id=recorded.id if recorded else None,
@@ -257,6 +259,7 @@ class FindingAnswer(Answer):
             first_seen=recorded.first_seen if recorded else None,
             last_seen=recorded.last_seen if recorded else None,
             closed_at=recorded.closed_at if recorded else None,
+            age_s=round(recorded.age_s(now or recorded.last_seen)) if recorded else None,
             sightings=recorded.sightings if recorded else None,
             occurrence=recorded.occurrence if recorded else None,
             evidence=_evidence(item.evidence),

@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -23,7 +24,8 @@ from starlette.exceptions import HTTPException
 from daemon.api import answers, bodies, problems
 from daemon.api.evidence import EvidenceAnswer
 from daemon.api.openapi import describe
-from daemon.api.peers import ACTOR_NAME, AllowList, peer_in
+from daemon.api.peers import AllowList, actor_of, peer_in
+from daemon.api.plans import add_cases, add_plans
 from daemon.api.repairs import add_repairs
 from daemon.api.restore import add_restore
 from daemon.api.status import StatusAnswer
@@ -37,7 +39,15 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from daemon.ports import MeltService, Operations, RepairService, RestoreOperations, SummaryReads
+    from daemon.ports import (
+        Casebook,
+        MeltService,
+        Operations,
+        PlanDesk,
+        RepairService,
+        RestoreOperations,
+        SummaryReads,
+    )
     from melt.model import Melt
 
 log = structlog.get_logger("meltd.api")
@@ -53,6 +63,10 @@ def _never() -> bool:
     return False
 
 
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiOptions:
     """What the API needs to know of the settings and of the process."""
@@ -65,6 +79,8 @@ class ApiOptions:
     allow: AllowList = field(default_factory=AllowList)
     draining: Callable[[], bool] = _never
     version: str = "0"
+    now: Callable[[], datetime] = _utc_now
+    """For the age of what is shown."""
 
 
 def build_api(
@@ -74,6 +90,8 @@ def build_api(
     *,
     summaries: SummaryReads,
     repairs: RepairService,
+    plans: PlanDesk,
+    cases: Casebook,
     restores: RestoreOperations | None = None,
 ) -> ASGIApp:
     """The whole application, with the gate in front."""
@@ -85,23 +103,19 @@ def build_api(
     _add_decisions(app, operations, options)
     _add_reads(app, operations, options)
     _add_writes(app, operations, options)
+    limit, refuse = options.body_bytes_max, partial(_refuse_when, options)
     add_summaries(app, summaries)
-    add_restore(app, restores, limit=options.body_bytes_max, refuse=partial(_refuse_when, options), actor=_actor)
-    add_repairs(
-        app,
-        repairs,
-        actor_of=_actor,
-        body_bytes_max=options.body_bytes_max,
-        refuse=partial(_refuse_when, options),
-    )
+    add_restore(app, restores, limit=limit, refuse=refuse, actor=_actor)
+    add_repairs(app, repairs, actor_of=_actor, body_bytes_max=limit, refuse=refuse)
+    add_plans(app, plans, body_bytes_max=limit, refuse_when_draining=refuse)
+    add_cases(app, cases, body_bytes_max=limit, now=options.now)
     _add_handlers(app)
     describe(app)
     return Gate(app, options.allow)
 
 
 def _actor(request: Request) -> Actor:
-    peer = peer_in(request.scope)
-    return Actor(name=ACTOR_NAME) if peer is None else peer.actor()
+    return actor_of(request.scope)
 
 
 def _json(value: BaseModel, status: int = 200, headers: Mapping[str, str] | None = None) -> JSONResponse:
@@ -203,7 +217,9 @@ def _add_reads(app: FastAPI, operations: Operations, options: ApiOptions) -> Non
             npub=query.npub,
             limit=query.limit,
         )
-        return _json(answers.DiscrepanciesAnswer(discrepancies=[answers.FindingAnswer.of(item) for item in found]))
+        now = options.now()
+        shown = [answers.FindingAnswer.of(item, now) for item in found]
+        return _json(answers.DiscrepanciesAnswer(discrepancies=shown))
 
     @app.get("/v1/proofs/{Y}", summary="The story of one proof")
     async def proof(y: Annotated[str, Path(alias="Y", pattern=r"^0[23][0-9a-fA-F]{64}$")]) -> JSONResponse:

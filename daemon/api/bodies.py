@@ -59,7 +59,7 @@ class MeltBody(Body):
     )
 
 
-def _by_value(value: object) -> object:
+def statuses_by_value(value: object) -> object:
     """JSON has no enums: in strict mode pydantic wants them made."""
     return [TokenStatus(item) for item in value] if isinstance(value, list) else value
 
@@ -69,7 +69,7 @@ class ReconcileBody(Body):
 
     mint: Alias | None = None
     npub: Npub | None = None
-    statuses: Annotated[list[TokenStatus], BeforeValidator(_by_value)] = Field(
+    statuses: Annotated[list[TokenStatus], BeforeValidator(statuses_by_value)] = Field(
         default_factory=list, max_length=4, description="Only documents of these statuses; empty: the sweep's choice."
     )
     dry_run: bool = Field(default=False, description="Report exactly what would be done, and change nothing.")

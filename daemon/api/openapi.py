@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
-from daemon.api import answers, bodies
+from daemon.api import answers, bodies, plans
 from daemon.api.evidence import EvidenceAnswer
 from daemon.api.problems import MEDIA_TYPE, STATUS_OF, Problem
 from daemon.api.repairs import AdoptBody, AdoptionAnswer, RepairAnswer, RepairBody, RepairProgressAnswer
@@ -59,6 +59,51 @@ _ROUTES: Final[dict[tuple[str, str], tuple[type[BaseModel] | None, dict[int, typ
     ),
     ("/v1/events/drill", "post"): (bodies.DrillBody, {201: answers.EventAnswer}, ()),
     ("/v1/events/{id}/resolve", "post"): (bodies.ResolveBody, {200: answers.EventAnswer}, (Code.NOT_FOUND,)),
+    ("/v1/plans", "post"): (
+        plans.PlanBody,
+        {200: plans.PlanMadeAnswer, 201: plans.PlanMadeAnswer},
+        (Code.MINT_UNKNOWN, Code.SHUTTING_DOWN),
+    ),
+    ("/v1/plans", "get"): (None, {200: plans.PlansAnswer}, ()),
+    ("/v1/plans/{id}", "get"): (None, {200: plans.PlanWithItemsAnswer}, (Code.NOT_FOUND,)),
+    ("/v1/plans/{id}/approve", "post"): (
+        plans.ApprovePlanBody,
+        {200: plans.PlanAnswer},
+        (Code.NOT_FOUND, Code.WRONG_STATE, Code.CONCURRENT_OPERATION),
+    ),
+    ("/v1/plans/{id}/apply", "post"): (
+        plans.ApplyPlanBody,
+        {200: plans.PlanAnswer},
+        (
+            Code.NOT_FOUND,
+            Code.PLAN_STALE,
+            Code.WRONG_STATE,
+            Code.CONCURRENT_OPERATION,
+            Code.MINT_UNKNOWN,
+            Code.MINT_UNREACHABLE,
+            Code.MINT_REJECTED,
+            Code.CRITICAL_MINT_UNTRUSTED,
+            Code.PAUSED,
+            Code.SHUTTING_DOWN,
+        ),
+    ),
+    ("/v1/plans/{id}/withdraw", "post"): (
+        plans.WithdrawPlanBody,
+        {200: plans.PlanAnswer},
+        (Code.NOT_FOUND, Code.WRONG_STATE, Code.CONCURRENT_OPERATION),
+    ),
+    ("/v1/discrepancies/{id}", "get"): (None, {200: plans.DiscrepancyAnswer}, (Code.NOT_FOUND,)),
+    ("/v1/discrepancies/{id}/acknowledge", "post"): (
+        plans.AcknowledgeBody,
+        {200: plans.DiscrepancyAnswer},
+        (Code.NOT_FOUND, Code.WRONG_STATE),
+    ),
+    ("/v1/discrepancies/{id}/reopen", "post"): (
+        plans.ReopenBody,
+        {200: plans.DiscrepancyAnswer},
+        (Code.NOT_FOUND, Code.WRONG_STATE),
+    ),
+    ("/v1/explain/{what}", "get"): (None, {200: plans.StoryAnswer}, (Code.NOT_FOUND,)),
     ("/v1/pause", "post"): (bodies.PauseBody, {200: StatusAnswer}, (Code.MINT_UNKNOWN,)),
     ("/v1/resume", "post"): (bodies.ResumeBody, {200: StatusAnswer}, (Code.MINT_UNKNOWN,)),
     ("/v1/repairs", "post"): (

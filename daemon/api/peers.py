@@ -60,6 +60,12 @@ def peer_in(scope: Scope) -> Peer | None:
     return peer if isinstance(peer, Peer) else None
 
 
+def actor_of(scope: Scope) -> Actor:
+    """Who asks, as it stands in the records."""
+    peer = peer_in(scope)
+    return Actor(name=ACTOR_NAME) if peer is None else peer.actor()
+
+
 class _WithPeer:
     """Puts the connection's peer into the scope of each of its requests."""
 

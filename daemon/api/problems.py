@@ -48,6 +48,7 @@ STATUS_OF: Final[dict[Code, int]] = {
     Code.SHUTTING_DOWN: 503,
     Code.TOO_MANY_MELTS: 429,
     Code.WRONG_STATE: 409,
+    Code.PLAN_STALE: 409,
     Code.FORBIDDEN: 403,
     Code.PAUSED: 503,
     Code.INTERNAL: 500,
@@ -82,7 +83,8 @@ TITLE_OF: Final[dict[Code, str]] = {
     Code.SHUTTING_DOWN: "The daemon is stopping",
     Code.TOO_MANY_MELTS: "Too many melts are under way",
     Code.WRONG_STATE: "What is there does not permit this",
-    Code.FORBIDDEN: "This peer may not use the API",
+    Code.PLAN_STALE: "What the plan was made from has changed",
+    Code.FORBIDDEN: "This peer may not do this",
     Code.PAUSED: "Paused by an operator",
     Code.INTERNAL: "Something unexpected went wrong",
 }

@@ -9,10 +9,11 @@ from pydantic import Field
 
 from daemon.api.answers import Answer
 from daemon.api.pace import PaceAnswer
+from melt.model import PlanState
 
 if TYPE_CHECKING:
     from daemon.ports import LoopStatus, MintStatus, StatusReport
-    from melt.model import HintStatus, SweepRecord
+    from melt.model import HintStatus, Plan, SweepRecord
 
 
 class SweepAnswer(Answer):
@@ -121,6 +122,28 @@ class LoopAnswer(Answer):
         )
 
 
+class PlanWaitingAnswer(Answer):
+    """A plan that waits for approval or for being applied."""
+
+    id: str
+    state: PlanState
+    mint: str | None
+    items: int
+    made_at: datetime
+    made_by: str
+
+    @classmethod
+    def of(cls, plan: Plan) -> Self:
+        return cls(
+            id=plan.id,
+            state=plan.state,
+            mint=plan.scope.mint,
+            items=plan.items,
+            made_at=plan.made_at,
+            made_by=plan.made_by.name,
+        )
+
+
 class StatusAnswer(Answer):
     """The whole daemon on one page."""
 
@@ -140,6 +163,7 @@ class StatusAnswer(Answer):
     open_melts: dict[str, int] = Field(description="By state.")
     oldest_open_melt_s: float
     open_events: int
+    open_plans: list[PlanWaitingAnswer]
     open_discrepancies: dict[str, int] = Field(description="By `TYPE/SEVERITY/mint`.")
     unconfigured_mint_documents: int
     loops: list[LoopAnswer]
@@ -164,6 +188,7 @@ class StatusAnswer(Answer):
             open_melts=dict(report.open_melts),
             oldest_open_melt_s=round(report.oldest_open_melt_s, 1),
             open_events=report.open_events,
+            open_plans=[PlanWaitingAnswer.of(plan) for plan in report.open_plans],
             open_discrepancies=dict(report.open_discrepancies),
             unconfigured_mint_documents=report.unconfigured_mint_documents,
             loops=[LoopAnswer.of(loop) for loop in report.loops],

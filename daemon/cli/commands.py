@@ -14,6 +14,7 @@ from daemon.cli.asking import ask as _ask
 from daemon.cli.asking import client_of as _client
 from daemon.cli.asking import show as _show
 from daemon.cli.ends import EXIT_PENDING, AnswerLost, CommandFailed
+from daemon.cli.plans import make_plan
 from daemon.cli.repairs import (
     AcrossUsers,
     Adopt,
@@ -77,6 +78,7 @@ def reconcile(
         list[str] | None, typer.Option("--status", help="Only documents of this status; repeatable.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Report what would be done; change nothing.")] = False,  # noqa: FBT002
+    plan: Annotated[bool, typer.Option("--plan", help="Keep what would be done, for people to approve.")] = False,  # noqa: FBT002
     repair: Repair = None,
     apply: Apply = False,  # noqa: FBT002
     reason: RepairReason = None,
@@ -93,10 +95,16 @@ def reconcile(
     asked = RepairRequest(
         type=repair, mint=mint, apply=apply, reason=reason, across_users=across_users, adopt=adopt, yes=yes
     )
-    if asked.is_given(narrowed=bool(npub or status), dry_run=dry_run):
+    if asked.is_given(narrowed=bool(npub or status), dry_run=dry_run or plan):
         run_repair(asked, _client(socket), as_json=as_json)
         return
-    body = {"mint": mint, "npub": npub, "statuses": status or [], "dry_run": dry_run}
+    if plan and dry_run:
+        raise typer.BadParameter("--plan and --dry-run exclude each other")
+    scope = {"mint": mint, "npub": npub, "statuses": status or []}
+    if plan:
+        make_plan(scope, socket, as_json)
+        return
+    body = {**scope, "dry_run": dry_run}
     client = _client(socket)
 
     def ask() -> Reply:
@@ -135,30 +143,6 @@ def wallet(npub: Annotated[str, typer.Argument(help="Whose.")], socket: Socket =
 
     client = _client(socket)
     _show(_ask(lambda: client.get(f"/v1/wallets/{quote(npub, safe='')}")), as_json, views.wallets)
-
-
-@app.command(epilog="Example: meltd discrepancies --severity HIGH --state open")
-def discrepancies(
-    state: Annotated[
-        list[str] | None,
-        typer.Option("--state", help="open, recurred, corrected, acknowledged or cleared; repeatable."),
-    ] = None,
-    type_: Annotated[list[str] | None, typer.Option("--type", help="Drift type; repeatable.")] = None,
-    severity: Annotated[
-        list[str] | None, typer.Option("--severity", help="CRITICAL, HIGH, MEDIUM or LOW; repeatable.")
-    ] = None,
-    npub: Npub = None,
-    limit: LimitOption = 100,
-    socket: Socket = None,
-    as_json: Json = False,  # noqa: FBT002
-) -> None:
-    """What was found wrong between database and mints, and what became of it."""
-    from daemon.cli import views  # noqa: PLC0415
-
-    client = _client(socket)
-    query = {"state": state or None, "type": type_ or None, "severity": severity or None, "npub": npub, "limit": limit}
-    reply = _ask(lambda: client.get("/v1/discrepancies", **query))
-    _show(reply, as_json, lambda body: views.findings(body["discrepancies"], "Discrepancies"))
 
 
 @app.command(epilog="Examples: meltd events; meltd events --drill; meltd events --resolve ID --reason 'checked'")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from daemon.cli.plan_views import age
 from daemon.cli.progress import sweeps
 from daemon.cli.tables import console, facts, plain, table, when
 
@@ -98,10 +99,10 @@ def wallets(body: Body) -> None:
 def findings(items: list[Body], title: str) -> None:
     """Discrepancies, or what a dry run found."""
     rows = [
-        (item["type"], item["severity"], item["state"], item["action"], item["mint"], item["value"], item["unit"], item["subject"], when(item["last_seen"]))
+        (item["type"], item["severity"], item["state"], item["action"], item["mint"], item["value"], item["unit"], item["subject"], age(item["age_s"]), when(item["last_seen"]))
         for item in items
     ]  # fmt: skip
-    columns = ("type", "severity", "state", "action", "mint", "#value", "unit", "subject", "last seen (UTC)")
+    columns = ("type", "severity", "state", "action", "mint", "#value", "unit", "subject", "age", "last seen (UTC)")
     table(title, columns, rows, empty="No discrepancies.")
 
 
@@ -151,6 +152,10 @@ def status(body: Body) -> None:
             ("open melts", open_melts),
             ("open events", body["open_events"]),
             ("open discrepancies", sum(body["open_discrepancies"].values())),
+            *[
+                ("plan", f"{plan['id']} {plan['state']}: {plan['items']} items at {plain(plan['mint'])}")
+                for plan in body["open_plans"]
+            ],
         ],
     )
     rows = []

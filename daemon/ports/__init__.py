@@ -23,12 +23,14 @@ from daemon.ports.core import (
     TokenMention,
 )
 from daemon.ports.pace import Lane, PaceStatus
+from daemon.ports.plans import Casebook, PlanDesk
 from daemon.ports.repairs import Adoption, RepairProgress, RepairReport, RepairService
 from daemon.ports.restore import RestoreOperations
 from daemon.ports.summaries import SummaryReads
 
 __all__ = [
     "Adoption",
+    "Casebook",
     "Check",
     "Lane",
     "LoopCounters",
@@ -39,6 +41,7 @@ __all__ = [
     "MintStatus",
     "Operations",
     "PaceStatus",
+    "PlanDesk",
     "ProofStory",
     "Readiness",
     "ReconcileReport",

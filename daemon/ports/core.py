@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         MeltId,
         MeltState,
         MintAlias,
+        Plan,
         ResolveAs,
         SweepRecord,
         TokenId,
@@ -115,6 +116,8 @@ class StatusReport:
     seed_id: str | None = None
     metrics_url: str | None = None
     unconfigured_mint_documents: int = 0
+    open_plans: tuple[Plan, ...] = ()
+    """That wait for approval or for being applied, newest first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -197,6 +197,13 @@ class SweepSettings(Section):
         default=0.25,
         description="Over this share of a mint's documents in a tour (from 100 documents on), meltd only reports.",
     )
+    four_eyes: bool = Field(
+        default=False,
+        description="A plan is approved by another uid than its maker's; one that the sweep made by two of them.",
+    )
+    plan_expires_s: Annotated[float, Field(ge=1, le=366 * 24 * 3600)] = Field(
+        default=7 * 24 * 3600, description="A plan that is not applied within this time can't be any more."
+    )
 
     @model_validator(mode="after")
     def _duties(self) -> Self:

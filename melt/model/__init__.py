@@ -13,6 +13,7 @@ from melt.model.findings import (
     Finding,
     RaisedEvent,
     SweepRecord,
+    Turn,
     Verdict,
 )
 from melt.model.hints import Hint, HintDrop, HintKind, HintLink, HintState, HintStatus, WatchedDocument
@@ -34,6 +35,19 @@ from melt.model.mint import (
     SwapAnswer,
 )
 from melt.model.passage import Mark, Passage
+from melt.model.plans import (
+    LIVE_PLAN,
+    PLAN_ITEMS_MAX,
+    PLAN_MOVES,
+    SWEEP_NAME,
+    Approval,
+    Plan,
+    PlanId,
+    PlanItem,
+    PlanScope,
+    PlanState,
+    PlanTotal,
+)
 from melt.model.summary import Activity, DaySummary, Holding, Solvency
 from melt.model.token import Balance, Dleq, Holder, MalformedToken, NewProof, Owner, Proof, Reservation, Token
 from melt.model.words import (
@@ -88,15 +102,20 @@ def normalise_mint_url(url: str) -> str:
 
 __all__ = [
     "AMOUNT_MAX",
+    "LIVE_PLAN",
     "MELT_MOVES",
     "OPEN_DISCREPANCY",
+    "PLAN_ITEMS_MAX",
+    "PLAN_MOVES",
     "PROOFS_PER_DOCUMENT_MAX",
+    "SWEEP_NAME",
     "TERMINAL",
     "TOKEN_MOVES",
     "Action",
     "Activity",
     "Actor",
     "Ambiguous",
+    "Approval",
     "AtomicResult",
     "AuditEntry",
     "Balance",
@@ -138,6 +157,12 @@ __all__ = [
     "Owner",
     "Paid",
     "Passage",
+    "Plan",
+    "PlanId",
+    "PlanItem",
+    "PlanScope",
+    "PlanState",
+    "PlanTotal",
     "PostOutcome",
     "Proof",
     "ProofState",
@@ -159,6 +184,7 @@ __all__ = [
     "TokenId",
     "TokenStatus",
     "TransactionType",
+    "Turn",
     "Verdict",
     "WatchedDocument",
     "Y",

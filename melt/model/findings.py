@@ -62,6 +62,17 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """One turn of a discrepancy's life. ``by`` and ``reason`` where a person took it."""
+
+    at: datetime
+    what: str
+    """A state, or ``reopened``."""
+    by: Actor | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Discrepancy:
     """
     A record of ``meltd_discrepancies``. ``occurrence`` counts how often it was opened.
@@ -89,6 +100,12 @@ class Discrepancy:
     occurrence: int
     same_since: datetime | None = None
     evidence: Mapping[str, object] = field(default_factory=dict)
+    history: tuple[Turn, ...] = ()
+    """The last turns, oldest first, and every turn that a person took."""
+
+    def age_s(self, now: datetime) -> float:
+        """How long it has been there, in seconds; for one that is over, how long it was."""
+        return max(0.0, ((self.closed_at or now) - self.first_seen).total_seconds())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +124,8 @@ class Correction:
     ys: tuple[Y, ...]
     reason: DriftType
     actor: Actor
+    note: str | None = None
+    """Stands in the audit: the plan that it belongs to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -132,6 +132,8 @@ class Melt:
     error_code: str | None = None
     error_detail: str | None = None
     resolution: Resolution | None = None
+    note: str | None = None
+    """Stands in the audit where no decision does: the plan that a reclaim belongs to."""
     actor: Actor
     created_at: datetime
     updated_at: datetime

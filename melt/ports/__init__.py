@@ -7,9 +7,11 @@ in a worker thread (:class:`StoreThreads`), so that no transaction spans an ``aw
 
 from __future__ import annotations
 
+from melt.ports.cases import CaseStore
 from melt.ports.hints import HintSource, HintTelemetry, WatchStore
 from melt.ports.holdings import Holdings
 from melt.ports.outside import Clock, Entropy, Mint, Outputs, StoreThreads
+from melt.ports.plans import PlanStore
 from melt.ports.repairs import RepairStore, SecretTour
 from melt.ports.restore import EndedMelts, RestoreStore, RestoreTelemetry, StateQuestion
 from melt.ports.store import Store, Tour
@@ -18,6 +20,7 @@ from melt.ports.telling import EventNotices, EventSpool, Telemetry
 from melt.ports.warm import LargeTokens
 
 __all__ = [
+    "CaseStore",
     "Clock",
     "EndedMelts",
     "Entropy",
@@ -30,6 +33,7 @@ __all__ = [
     "LargeTokens",
     "Mint",
     "Outputs",
+    "PlanStore",
     "RepairStore",
     "RestoreStore",
     "RestoreTelemetry",

@@ -205,7 +205,13 @@ class Store(Protocol):
 
     def open_discrepancies_of(
         self, token_ids: Sequence[TokenId], severities: Sequence[Severity]
-    ) -> tuple[Discrepancy, ...]: ...
+    ) -> tuple[Discrepancy, ...]:
+        """
+        The records that keep these documents from being spent: open ones, and acknowledged ones whose proofs the
+        mint has taken, since a person's word brings no money back.
+        """
+        ...
+
     def count_open_discrepancies(self) -> Mapping[tuple[str, str, str], int]:
         """Keys (type, severity, mint alias or "")."""
         ...

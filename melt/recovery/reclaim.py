@@ -58,9 +58,10 @@ async def reclaim(
     holder: str,
     clock: Clock,
     entropy: Entropy,
+    note: str | None = None,
 ) -> Melt | None:
     """
-    Journal a reclaim of some proofs of ``token`` and take its first step.
+    Journal a reclaim of some proofs of ``token`` and take its first step. ``note`` goes into the audit.
 
     Returns:
         The entry (SETTLED when the swap went through at once), or None: the fee would eat the value, no proof can be
@@ -111,6 +112,7 @@ async def reclaim(
         inputs=refs,
         source_token_ids=(token.id,),
         blanks=None,
+        note=note,
         actor=actor,
         created_at=now,
         updated_at=now,

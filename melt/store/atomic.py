@@ -295,8 +295,8 @@ def owner_of(melt: Melt) -> Owner:
 
 
 def note_of(melt: Melt) -> str | None:
-    """What a person who decided about a melt gave as the reason."""
-    return None if melt.resolution is None else melt.resolution.reason
+    """What a person who decided about a melt gave as the reason, else what it was begun for."""
+    return melt.note if melt.resolution is None else melt.resolution.reason
 
 
 def check_books(melt: Melt, *, change: int, shortfall: int, fees_paid: int) -> None:

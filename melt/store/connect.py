@@ -129,6 +129,7 @@ class Collections:
     summaries: Collection[Document]
     restores: Collection[Document]
     wishes: Collection[Document]
+    plans: Collection[Document]
 
     @classmethod
     def of(cls, database: Database[Document], *, tokens: str, wallets: str) -> Collections:
@@ -147,4 +148,5 @@ class Collections:
             summaries=database["meltd_summaries"],
             restores=database["meltd_restores"],
             wishes=database["meltd_wishes"],
+            plans=database["meltd_plans"],
         )

@@ -22,11 +22,12 @@ from melt.model import (
     DriftType,
     MintAlias,
     TokenId,
+    Turn,
     Y,
 )
 from melt.store.core import Core, bounded, in_batches
 from melt.store.faults import AlreadyDone, Retry, store_method
-from melt.store.journal import moment, record_time
+from melt.store.journal import moment, read_actor, record_time
 from melt.store.ledger import BATCH_MAX
 
 if TYPE_CHECKING:
@@ -122,8 +123,8 @@ class Findings(Core):
         """
         See :meth:`melt.ports.Store.correct`. Applying one twice equals once, and both answer True.
 
-        False also where the record was closed or opened anew meanwhile, and for a document that an open melt has
-        reserved: its recovery decides.
+        False also where the record was closed, acknowledged or opened anew meanwhile, and for a document that an
+        open melt has reserved: its recovery decides.
         """
         now = self._now()
 
@@ -144,6 +145,7 @@ class Findings(Core):
             operation_id=correction_operation(correction.discrepancy_id, correction.occurrence),
             actor=correction.actor,
             discrepancy_id=correction.discrepancy_id,
+            note=correction.note,
         )
         ledger.begin()
         held = ledger.load([correction.token_id])[0]
@@ -168,7 +170,7 @@ class Findings(Core):
         record = {
             "_id": correction.discrepancy_id,
             "occurrence": correction.occurrence,
-            "state": {"$in": [*_OPEN, str(DiscrepancyState.ACKNOWLEDGED)]},
+            "state": {"$in": _OPEN},
         }
         closing = close_update(DiscrepancyState.CORRECTED, now)
         if self._c.discrepancies.update_one(record, closing, session=session).modified_count != 1:
@@ -201,16 +203,16 @@ class Findings(Core):
     def open_discrepancies_of(
         self, token_ids: Sequence[TokenId], severities: Sequence[Severity]
     ) -> tuple[Discrepancy, ...]:
-        """The open records about these documents."""
+        """See :meth:`melt.ports.Store.open_discrepancies_of`."""
         found: list[Discrepancy] = []
         for batch in in_batches(list(dict.fromkeys(token_ids)), BATCH_MAX):
             chosen = {
                 "token_id": {"$in": [str(token_id) for token_id in batch]},
-                "state": {"$in": _OPEN},
+                "state": {"$in": [*_OPEN, str(DiscrepancyState.ACKNOWLEDGED)]},
                 "severity": {"$in": [str(severity) for severity in severities]},
             }
             found += [read_discrepancy(raw) for raw in self._c.discrepancies.find(chosen)]
-        return tuple(found)
+        return tuple(one for one in found if one.state in OPEN_DISCREPANCY or one.action is Action.MARK_SPENT)
 
     @store_method
     def discrepancies_of_proof(self, y: Y, limit: int) -> tuple[Discrepancy, ...]:
@@ -289,4 +291,23 @@ def read_discrepancy(raw: Document) -> Discrepancy:
         occurrence=int(raw["occurrence"]),
         same_since=moment(get("same_since")),
         evidence=dict(get("evidence") or {}),
+        history=_history(get("history") or (), get("decisions") or ()),
     )
+
+
+def read_turn(raw: Document) -> Turn:
+    """A turn of a record's life as the model has it."""
+    by = raw.get("by")
+    return Turn(
+        at=record_time(raw["at"]),
+        what=str(raw["what"]),
+        by=None if by is None else read_actor(by),
+        reason=raw.get("reason"),
+    )
+
+
+def _history(turns: Sequence[Document], decisions: Sequence[Document]) -> tuple[Turn, ...]:
+    """Oldest first; a person's turn that has fallen out of the last twenty is put back in its place."""
+    kept = [read_turn(raw) for raw in turns]
+    lost = [turn for turn in map(read_turn, decisions) if turn not in kept]
+    return tuple(sorted([*kept, *lost], key=lambda turn: turn.at))

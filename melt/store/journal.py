@@ -149,6 +149,7 @@ def _read_melt(document: Document) -> Melt:
         error_code=get("error_code"),
         error_detail=get("error_detail"),
         resolution=_resolution(get("resolution")),
+        note=get("note"),
         actor=read_actor(document["actor"]),
         created_at=record_time(document["created_at"]),
         updated_at=record_time(document["updated_at"]),

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from melt.store.cases import Cases
 from melt.store.connect import Collections, check_server, connect, database_of, open_database
 from melt.store.faults import store_method
 from melt.store.findings import Findings
 from melt.store.holdings import Holdings
+from melt.store.plans import Plans
 from melt.store.records import Records
 from melt.store.repairs import Repairs
 from melt.store.restore import Restores
@@ -25,7 +27,17 @@ from melt.store.watching import Watching
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from melt.ports import Clock, LargeTokens, RestoreStore, Store, SummaryStore, Telemetry, WatchStore
+    from melt.ports import (
+        CaseStore,
+        Clock,
+        LargeTokens,
+        PlanStore,
+        RestoreStore,
+        Store,
+        SummaryStore,
+        Telemetry,
+        WatchStore,
+    )
     from melt.ports import Holdings as HoldingsPort
 
 CONNECTIONS_MAX = 16
@@ -34,7 +46,18 @@ _log = structlog.get_logger("melt.store")
 
 
 class MongoStore(
-    TokenReads, WarmReads, Restores, Settlement, Findings, Records, Repairs, Summaries, Watching, Holdings
+    TokenReads,
+    WarmReads,
+    Restores,
+    Settlement,
+    Findings,
+    Records,
+    Repairs,
+    Summaries,
+    Watching,
+    Holdings,
+    Plans,
+    Cases,
 ):
     """
     Implements :class:`melt.ports.Store` with the synchronous driver: one code for SecantusDB and real MongoDB.
@@ -106,6 +129,14 @@ class MongoStore(
 
 def _chooses_what_to_watch(store: MongoStore) -> WatchStore:
     """Likewise."""
+    return store
+
+
+def _keeps_plans(store: MongoStore) -> PlanStore:
+    return store
+
+
+def _keeps_cases(store: MongoStore) -> CaseStore:
     return store
 
 

@@ -15,7 +15,16 @@ import structlog
 from pymongo.errors import CollectionInvalid, OperationFailure
 
 from melt.errors import Code, StoreError
-from melt.model import DiscrepancyState, DriftType, EventType, JournalKind, MeltState, PostOutcome, TokenStatus
+from melt.model import (
+    DiscrepancyState,
+    DriftType,
+    EventType,
+    JournalKind,
+    MeltState,
+    PlanState,
+    PostOutcome,
+    TokenStatus,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -139,6 +148,21 @@ _SUMMARIES = _schema(
     {"_id": _TEXT, "day": _TEXT, "mint": _TEXT, "unit": _TEXT, "npub": _TEXT_OR_NONE, "made_at": _DATE},
 )
 _RESTORES = _schema(["_id", "rounds", "started_at"], {"_id": _TEXT, "rounds": _NATURAL, "started_at": _DATE})
+_PLANS = _schema(
+    # A plan's head, or a part of its items.
+    ["_id", "kind"],
+    {
+        "_id": _TEXT,
+        "kind": {"enum": ["plan", "items"]},
+        "state": _words(PlanState),
+        "rev": _NATURAL,
+        "made_at": _DATE,
+        "expires_at": _DATE,
+        "plan": _TEXT,
+        "first": _NATURAL,
+        "items": {"bsonType": [*_NUMBER, "array"], "maxItems": 100},
+    },
+)
 _SEALS = _schema(["_id"], {"_id": _TEXT})
 _WISHES = _schema(["_id", "at", "actor", "reason"], {"_id": _TEXT, "at": _DATE, "reason": _TEXT})
 
@@ -185,6 +209,10 @@ _OWN_INDEXES: dict[str, tuple[Index, ...]] = {
     "sweeps": (),
     "summaries": (Index(name="npub_day", keys=_ascending("npub", "day")),),
     "restores": (),
+    "plans": (
+        Index(name="state", keys=_ascending("state", "made_at")),
+        Index(name="plan", keys=_ascending("plan", "first")),
+    ),
     "seals": (),
     "wishes": (),
 }
@@ -198,6 +226,7 @@ _VALIDATORS = {
     "sweeps": _SWEEPS,
     "summaries": _SUMMARIES,
     "restores": _RESTORES,
+    "plans": _PLANS,
     "seals": _SEALS,
     "wishes": _WISHES,
 }

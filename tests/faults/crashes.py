@@ -45,6 +45,12 @@ NO_CASE: Final[dict[str, str]] = {
     "store.execute_atomic_melt": "the daemon settles through store.settle, whose boundary it is; nothing calls it directly",
     "store.apply_repairs": "a person orders a repair; no melt or sweep passes it, tests/e2e/test_repair_flow.py kills there",
     "store.wish_unique_proofs": "a person adopts the collection; one document, written once",
+    "store.acknowledge": "a person's word about a record, which moves no money; tests/integration/test_cases.py repeats it",
+    "store.reopen": "a person's word about a record, which moves no money; tests/integration/test_cases.py repeats it",
+    "store.save_plan": "writes a plan down, which moves no money; half a plan has no head and is not there",
+    "store.move_plan": "tests/e2e/test_plans_flow.py kills the daemon there while it applies a plan",
+    "store.drop_plan_items": "forgets the items of a plan that nobody approved; left lying they do no harm",
+    "store.expire_plans": "closes plans whose time is over, which the next look does as well",
     "store.mark_tokens_spent": "part of the library's API for services; no path of the daemon calls it",
 }
 """Why a store method has no case: a melt and a sweep can't pass it."""

@@ -388,7 +388,7 @@ class ModelJournal:
         self.tables.put(self.tables.discrepancies, record.id, replace(record, state=state, closed_at=now))
 
     def _ledger(self, melt: Melt, operation: str, now: datetime, actor: Actor | None = None) -> Ledger:
-        note = None if melt.resolution is None else melt.resolution.reason
+        note = melt.note if melt.resolution is None else melt.resolution.reason
         return Ledger(self.tables, operation, now, actor or melt.decided_by, melt.id, note=note)
 
     def _ended(self, melt: Melt, operation: str, work: Callable[[Ledger], Melt]) -> Melt:

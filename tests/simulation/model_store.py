@@ -18,6 +18,7 @@ from melt.errors import Code, LostRace, Severity, StoreError
 from melt.model import (
     OPEN_DISCREPANCY,
     TERMINAL,
+    Action,
     Actor,
     AuditEntry,
     Balance,
@@ -67,6 +68,11 @@ class ModelTour:
 
     def close(self) -> None:
         """There is no cursor."""
+
+
+def _keeps_from_melts(record: Discrepancy) -> bool:
+    known = record.state is DiscrepancyState.ACKNOWLEDGED and record.action is Action.MARK_SPENT
+    return record.state in OPEN_DISCREPANCY or known
 
 
 class ModelStore(ModelJournal):
@@ -230,7 +236,14 @@ class ModelStore(ModelJournal):
 
     def _correct(self, correction: Correction, now: datetime) -> bool:
         operation = correction_operation(correction.discrepancy_id, correction.occurrence)
-        ledger = Ledger(self.tables, operation, now, correction.actor, discrepancy_id=correction.discrepancy_id)
+        ledger = Ledger(
+            self.tables,
+            operation,
+            now,
+            correction.actor,
+            discrepancy_id=correction.discrepancy_id,
+            note=correction.note,
+        )
         ledger.begin()
         token = ledger.load([correction.token_id])[0]
         if token.status is not correction.expected_status or token.rev != correction.expected_rev:
@@ -247,8 +260,7 @@ class ModelStore(ModelJournal):
                 reason="correction_split",
             )
         record = self.tables.discrepancies.get(correction.discrepancy_id)
-        open_states = OPEN_DISCREPANCY | {DiscrepancyState.ACKNOWLEDGED}
-        if record is None or record.occurrence != correction.occurrence or record.state not in open_states:
+        if record is None or record.occurrence != correction.occurrence or record.state not in OPEN_DISCREPANCY:
             raise LostRace(f"discrepancy {correction.discrepancy_id} is no longer open")
         self._close(record, DiscrepancyState.CORRECTED, now)
         return True
@@ -277,7 +289,7 @@ class ModelStore(ModelJournal):
         return tuple(
             record
             for record in self.tables.discrepancies.values()
-            if record.token_id in token_ids and record.state in OPEN_DISCREPANCY and record.severity in severities
+            if record.token_id in token_ids and _keeps_from_melts(record) and record.severity in severities
         )
 
     def count_open_discrepancies(self) -> Mapping[tuple[str, str, str], int]:

@@ -14,6 +14,7 @@ import httpx
 from daemon.api import ApiOptions, UnixServer, bind, build_api
 from melt.model import MintAlias
 from tests.support.scripted import MINT_URL, ScriptedOperations, ScriptedRestores, ScriptedService
+from tests.support.scripted_plans import ScriptedCases, ScriptedDesk
 from tests.support.scripted_repairs import ScriptedRepairs
 
 if TYPE_CHECKING:
@@ -82,7 +83,14 @@ async def running_api(
     with tempfile.TemporaryDirectory(prefix="meltd-") as folder:  # short: a socket path has 107 bytes
         bound = bind(Path(folder) / "s.sock")
         app = build_api(
-            service, operations, ApiOptions(**given), summaries=operations, restores=restores, repairs=repairs
+            service,
+            operations,
+            ApiOptions(**given),
+            summaries=operations,
+            restores=restores,
+            repairs=repairs,
+            plans=ScriptedDesk(operations),
+            cases=ScriptedCases(operations),
         )
         server = UnixServer(app, bound, connections_max=connections_max, request_timeout_s=idle_timeout_s)
         await server.start()

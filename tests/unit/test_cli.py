@@ -100,6 +100,11 @@ async def test_without_a_daemon_it_is_69(tmp_path: Path) -> None:
         ("events", "--resolve", "e-1"),
         ("events", "--drill", "--resolve", "e-1", "--reason", "x"),
         ("discrepancies", "--limit", "0"),
+        ("discrepancies", "acknowledge", "d-1"),
+        ("plans", "approve", "plan_1"),
+        ("plans", "withdraw", "plan_1"),
+        ("reconcile", "--plan", "--dry-run"),
+        ("explain",),
         ("run", "--mint", "no-equals-sign"),
     ],
 )
@@ -119,6 +124,17 @@ async def test_wrong_usage_is_2(api: RunningApi, arguments: tuple[str, ...]) -> 
         (("melts", "show", "m-7"), "m-7", "id"),
         (("melts", "resolve", "m-7", "--as", "released", "--reason", "seen"), "still honoured", "id"),
         (("discrepancies", "--severity", "HIGH"), "DB_UNSPENT_MINT_SPENT", "discrepancies"),
+        (("discrepancies", "show", "T:token:x"), "History", "history"),
+        (("discrepancies", "acknowledge", "T:token:x", "--reason", "seen"), "acknowledged", "history"),
+        (("discrepancies", "reopen", "T:token:x", "--reason", "seen"), "T:token:x", "history"),
+        (("plans",), "plan_1", "plans"),
+        (("plans", "list", "--state", "OPEN"), "plan_1", "plans"),
+        (("plans", "show", "plan_7"), "DB_UNSPENT_MINT_SPENT", "items"),
+        (("plans", "approve", "plan_7", "--reason", "seen"), "APPROVED", "approvals"),
+        (("plans", "apply", "plan_7"), "APPLIED", "done"),
+        (("plans", "withdraw", "plan_7", "--reason", "seen"), "WITHDRAWN", "reason"),
+        (("reconcile", "--plan", "--mint", "main"), "meltd plans show plan_1", "plan"),
+        (("explain", "m-1"), "now: document d is spent", "lines"),
         (("events",), "DRILL", "events"),
         (("events", "--drill"), "DRILL", "id"),
         (("events", "--resolve", "e-1", "--reason", "seen"), "resolved", "id"),
@@ -205,7 +221,7 @@ async def test_the_socket_is_found_through_the_settings(api: RunningApi, tmp_pat
 
 @pytest.mark.parametrize(
     "command",
-    ["run", "demo", "melt", "reconcile", "status", "wallet", "discrepancies", "events", "pause", "resume", "melts list", "melts show", "melts resolve", "config check", "config show"],
+    ["run", "demo", "melt", "reconcile", "status", "wallet", "discrepancies", "events", "pause", "resume", "melts list", "melts show", "melts resolve", "config check", "config show", "plans list", "plans show", "plans approve", "plans apply", "plans withdraw", "discrepancies show", "discrepancies acknowledge", "discrepancies reopen", "explain"],
 )  # fmt: skip
 async def test_each_command_teaches_with_an_example(command: str) -> None:
     done = await run(*command.split(), "--help")

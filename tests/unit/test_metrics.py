@@ -13,7 +13,7 @@ from daemon.metrics import ALL_MINTS, MINTS_MAX, SEVERITIES_OF, UNCONFIGURED, UN
 from daemon.ports import Lane
 from melt.drift import SEVERITIES
 from melt.errors import Code, ConfigError, Severity
-from melt.model import DriftType, EventType, HintDrop, HintKind, MeltState, MintAlias, Solvency, TokenStatus
+from melt.model import DriftType, EventType, HintDrop, HintKind, MeltState, MintAlias, PlanState, Solvency, TokenStatus
 from melt.ports import HintTelemetry, Telemetry
 
 MAIN = MintAlias("main")
@@ -100,6 +100,8 @@ def exercised() -> Metrics:
     metrics.set_open_events({EventType.DRILL: 1})
     metrics.set_open_discrepancies({("DB_UNSPENT_MINT_SPENT", "HIGH", "main"): 2, (URL, NPUB, URL): 3})
     metrics.set_open_melts({MeltState.PENDING: 1}, oldest_age_s=3.0)
+    metrics.set_open_cases(oldest_age_s={"HIGH": 3.0, URL: 4.0}, value={("HIGH", "sat"): 5})
+    metrics.set_plans({PlanState.OPEN: 1}, oldest_age_s=5.0)
     metrics.set_store_up(up=True)
     metrics.job_missed("sweep")
     metrics.job_overlapped(URL)
