@@ -3,7 +3,8 @@ One page of reconciliation: documents, the mint's states, verdicts, corrections 
 
 The order of looking matters. Documents are read, the mint is asked, and what looks like drift is then read again: only
 what still stands as it was read is judged, so that a melt that ran in between is not taken for drift. What the mint
-calls SPENT is asked about once more before it is marked, and value comes back only after sightings in two rounds.
+calls SPENT is asked about once more, some seconds later, before it is marked, and value comes back only after sightings in
+two rounds, from a mint that has shown that it remembers what was spent (:mod:`melt.sentinels`).
 """
 
 from __future__ import annotations
@@ -17,12 +18,11 @@ import structlog
 from melt import drift
 from melt.caps import RunTotals
 from melt.corrections import Corrections, Judged, confirmed, finding_of
-from melt.errors import DuplicateMelt, InvariantBroken, LostRace, MintError, MintUntrusted
+from melt.errors import DuplicateMelt, InvariantBroken, LostRace, MintError
 from melt.model import (
     Action,
     Actor,
     DriftType,
-    EventType,
     Finding,
     MalformedToken,
     MeltState,
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from melt.model import Discrepancy, Keyset, KeysetId, MintAlias, Y
     from melt.ports import Clock, Entropy, Mint, Store, StoreThreads, Telemetry
     from melt.recovery import Recovery
+    from melt.sentinels import Sentinels
 
 _log = structlog.get_logger("melt.reconcile")
 
@@ -63,11 +64,13 @@ class ReconcileScope:
 class ReconcilePolicy:
     """
     ``pending_grace_s``: how old a pending document must be before it may be released. ``confirm_after_s``: the least
-    time between the two sightings that giving value back needs.
+    time between the two sightings that giving value back needs. ``spent_confirm_s``: the time between the two looks
+    that marking spent needs.
     """
 
     pending_grace_s: float = 3600.0
     confirm_after_s: float = 60.0
+    spent_confirm_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -109,6 +112,7 @@ class Reconciler:
         corrections: Corrections,
         recovery: Recovery,
         events: CriticalEvents,
+        sentinels: Sentinels,
         clock: Clock,
         entropy: Entropy,
         telemetry: Telemetry,
@@ -121,6 +125,7 @@ class Reconciler:
         self._corrections = corrections
         self._recovery = recovery
         self._events = events
+        self._sentinels = sentinels
         self._clock = clock
         self._entropy = entropy
         self._telemetry = telemetry
@@ -150,10 +155,12 @@ class Reconciler:
         tokens = [item for item in items if isinstance(item, Token)]
         await self._malformed(mint, [i for i in items if isinstance(i, MalformedToken)], outcome, dry_run=dry_run)
         keysets = await mint.keysets()
-        states = await self._states(mint, [proof.y for token in tokens for proof in token.proofs])
+        states = await self._sentinels.states(mint, [proof.y for token in tokens for proof in token.proofs])
+        self._learn(mint, tokens, states)
         suspects = await self._judge(mint, tokens, states, keysets)
         if suspects:
             suspects = await self._judge_again(mint, suspects, states, keysets)
+            suspects = await self._sentinels.regressions(mint, suspects)
         for token in tokens:
             outcome.liabilities[self._unit(token, keysets), token.status.value] += token.amount
         outcome.documents += len(items)
@@ -175,34 +182,24 @@ class Reconciler:
 
     # --- asking ---
 
-    async def _states(self, mint: Mint, ys: Sequence[Y]) -> dict[Y, MintState]:
+    async def meet(self, mint: Mint) -> None:
         """
-        The mint's states, with sentinels: one Y repeated, and Ys that this mint once called SPENT.
+        Before a tour: the mint's keysets, asked anew, so that one without documents shows that it is up.
 
-        The client adds random Ys that must read UNSPENT, and holds a mint to one state a Y in one answer; over two
-        answers a state may change honestly. A sentinel that fails freezes the page with a CRITICAL event.
+        Raises MintError.
         """
-        if not ys:
-            return {}
-        known_spent = await self._threads(lambda: self._store.known_spent(mint.url, 1))
-        asked = [ys[0], *dict.fromkeys([*ys, *known_spent])]
-        try:
-            states = {answer.y: answer.state for answer in await mint.check_states(asked)}
-            _require_spent(states, known_spent)
-        except MintUntrusted as error:
-            await self._events.open(
-                EventType.SENTINEL_FAILED,
-                f"mint:{mint.alias}",
-                mint=mint.alias,
-                detail=f"{error.detail}; meltd corrects nothing for this mint until it answers sanely",
-                requires_manual_intervention=False,
-                evidence={"batch": len(asked)},
-            )
-            raise
-        await self._events.resolve(
-            EventType.SENTINEL_FAILED, f"mint:{mint.alias}", reason="the sentinels read as they should again"
-        )
-        return states
+        await self._sentinels.keysets(mint)
+
+    def _learn(self, mint: Mint, tokens: Sequence[Token], states: Mapping[Y, MintState]) -> None:
+        """What both sides call spent tells later whether the mint still remembers it."""
+        agreed = [
+            proof.y
+            for token in tokens
+            if token.status is TokenStatus.SPENT
+            for proof in token.proofs
+            if states[proof.y] is MintState.SPENT
+        ]
+        self._sentinels.learn(mint.alias, agreed)
 
     # --- judging ---
 
@@ -239,6 +236,9 @@ class Reconciler:
         keysets: Mapping[KeysetId, Keyset],
     ) -> list[Judged]:
         """Read the suspects and ask the mint about their SPENT proofs once more; judge what still stands."""
+        spent = [y for one in suspects if one.verdict.action is Action.MARK_SPENT for y in one.verdict.ys]
+        if spent and self.policy.spent_confirm_s > 0:
+            await self._clock.sleep(self.policy.spent_confirm_s)
         ids = list(dict.fromkeys(one.token.id for one in suspects))
         fresh = await self._threads(lambda: self._store.tokens(ids))
         before = {one.token.id: one.token for one in suspects}
@@ -250,8 +250,7 @@ class Reconciler:
             and token.rev == before[token.id].rev
             and token.proofs == before[token.id].proofs
         ]
-        spent = [y for one in suspects if one.verdict.action is Action.MARK_SPENT for y in one.verdict.ys]
-        states.update(await self._states(mint, spent))
+        states.update(await self._sentinels.states(mint, spent))
         return await self._judge(mint, standing, states, keysets)
 
     @staticmethod
@@ -273,6 +272,10 @@ class Reconciler:
         self, mint: Mint, tokens: Sequence[Token], suspects: Sequence[Judged], outcome: Outcome, actor: Actor
     ) -> None:
         records = await self._corrections.record(suspects, {"seen_by": actor.name})
+        implausible = self._caps.refuses_page(
+            marks=len({one.token.id for one in suspects if one.verdict.action is Action.MARK_SPENT}),
+            documents=sum(token.status in TOURED for token in tokens),
+        )
         for one, record in zip(suspects, records, strict=True):
             outcome.note(record)
             if one.verdict.action not in {Action.MARK_SPENT, Action.RELEASE, Action.RECLAIM}:
@@ -280,7 +283,10 @@ class Reconciler:
             outcome.planned += 1
             if not confirmed(record, now=self._clock.now(), confirm_after_s=self.policy.confirm_after_s):
                 continue
-            if self._is_capped(one, outcome) or self._events.frozen(one.token.npub, one.mint) is not None:
+            if one.verdict.action is Action.MARK_SPENT and implausible is not None:
+                self._say_capped(implausible, one, outcome)
+                continue
+            if self._is_capped(one, outcome) or self._is_frozen(one):
                 continue
             if await self._correct_safely(mint, one, record, actor):
                 outcome.corrected += 1
@@ -302,6 +308,19 @@ class Reconciler:
         )
         if cap is None:
             return False
+        self._say_capped(cap, one, outcome)
+        return True
+
+    def _is_frozen(self, one: Judged) -> bool:
+        """Whether nothing may be corrected here now, or given back by a mint that has not shown that it remembers."""
+        return (
+            self._events.frozen(one.token.npub, one.mint) is not None
+            or self._events.distrusted(one.mint) is not None
+            or (one.verdict.action is Action.RECLAIM and not self._sentinels.is_proven(one.mint))
+        )
+
+    @staticmethod
+    def _say_capped(cap: str, one: Judged, outcome: Outcome) -> None:
         if cap not in outcome.capped:
             outcome.capped.add(cap)
             _log.error(
@@ -311,7 +330,6 @@ class Reconciler:
                 corrected=outcome.corrected,
                 next_step="look at `meltd discrepancies`; raise the cap in [sweep] if they are right",
             )
-        return True
 
     async def _correct_safely(self, mint: Mint, one: Judged, record: Discrepancy, actor: Actor) -> bool:
         """A correction in which an invariant is found broken freezes its wallet, and the page goes on."""
@@ -389,12 +407,6 @@ class Reconciler:
             outcome.note(record)
             if record.sightings == 1:
                 self._telemetry.drift_found(record.type, record.severity, record.mint)
-
-
-def _require_spent(states: Mapping[Y, MintState], known_spent: Sequence[Y]) -> None:
-    """A known Y counts wherever it stands, among the documents' own too. MintUntrusted where one is not SPENT."""
-    if any(states.get(y) is not MintState.SPENT for y in known_spent):
-        raise MintUntrusted("the mint no longer calls SPENT what it called SPENT before")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

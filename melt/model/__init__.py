@@ -32,6 +32,7 @@ from melt.model.mint import (
     StillPending,
     SwapAnswer,
 )
+from melt.model.sentinels import SANE_AGAIN, SpentMemory
 from melt.model.token import Balance, Dleq, MalformedToken, NewProof, Owner, Proof, Reservation, Token
 from melt.model.words import (
     AMOUNT_MAX,
@@ -88,6 +89,7 @@ __all__ = [
     "MELT_MOVES",
     "OPEN_DISCREPANCY",
     "PROOFS_PER_DOCUMENT_MAX",
+    "SANE_AGAIN",
     "TERMINAL",
     "TOKEN_MOVES",
     "Action",
@@ -135,6 +137,7 @@ __all__ = [
     "ResolveAs",
     "Restored",
     "Signed",
+    "SpentMemory",
     "StillPending",
     "SwapAnswer",
     "SwapPlan",

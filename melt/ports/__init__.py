@@ -8,6 +8,7 @@ in a worker thread (:class:`StoreThreads`), so that no transaction spans an ``aw
 from __future__ import annotations
 
 from melt.ports.outside import Clock, Entropy, Mint, Outputs, StoreThreads
+from melt.ports.sentinels import SpentRecords
 from melt.ports.store import Store, Tour
 from melt.ports.telling import EventNotices, EventSpool, Telemetry
 
@@ -18,6 +19,7 @@ __all__ = [
     "EventSpool",
     "Mint",
     "Outputs",
+    "SpentRecords",
     "Store",
     "StoreThreads",
     "Telemetry",

@@ -11,6 +11,7 @@ from melt.store.faults import store_method
 from melt.store.findings import Findings
 from melt.store.records import Records
 from melt.store.schema import UniqueProofs, ensure_schema
+from melt.store.sentinels import SpentEvidence
 from melt.store.sessions import SessionBook
 from melt.store.settlement import Settlement
 from melt.store.tokens import TokenReads
@@ -19,14 +20,14 @@ from melt.store.transactions import Transactions
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from melt.ports import Clock, Store, Telemetry
+    from melt.ports import Clock, SpentRecords, Store, Telemetry
 
 CONNECTIONS_MAX = 16
 
 _log = structlog.get_logger("melt.store")
 
 
-class MongoStore(TokenReads, Settlement, Findings, Records):
+class MongoStore(TokenReads, Settlement, Findings, Records, SpentEvidence):
     """
     Implements :class:`melt.ports.Store` with the synchronous driver: one code for SecantusDB and real MongoDB.
 
@@ -97,4 +98,8 @@ class MongoStore(TokenReads, Settlement, Findings, Records):
 
 def _keeps_the_contract(store: MongoStore) -> Store:
     """Lets the type checker hold the class to the port."""
+    return store
+
+
+def _knows_what_was_spent(store: MongoStore) -> SpentRecords:
     return store
