@@ -372,7 +372,7 @@ def _other_ys(asked: Sequence[str], answered: Sequence[str]) -> str:
     """In words: how the Ys of an answer are not those of the question."""
     if len(answered) != len(asked):
         return f"answered about {len(answered)} Ys when it was asked about {len(asked)}"
-    if len(set(answered)) < len(set(asked)):
+    if set(answered) <= set(asked):
         return "answered about some Ys twice and about others not at all"
     if sorted(y.lower() for y in answered) == sorted(asked):
         return "answered about Ys in upper case"
