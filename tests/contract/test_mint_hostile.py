@@ -15,7 +15,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from melt.ecash import y_of
-from melt.errors import InvariantBroken, MintError, MintRejected, MintUnreachable, MintUntrusted, NotTheMint, StateRegressed
+from melt.errors import (
+    InvariantBroken,
+    MintError,
+    MintRejected,
+    MintUnreachable,
+    MintUntrusted,
+    NotTheMint,
+    StateRegressed,
+)
 from melt.mint import NOT_SENT, NOT_VALID, wire
 from melt.model import (
     Ambiguous,
