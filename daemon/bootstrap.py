@@ -55,6 +55,7 @@ from melt.recovery import Patience, Recovery, RecoveryPolicy
 from melt.repair import Repairer
 from melt.restore import RestorePolicy, Restorer
 from melt.saga import Engine, Forward, MeltPolicy, Watcher, WatchPolicy
+from melt.sentinels import Sentinels
 from melt.store import MongoStore, Threads
 
 if TYPE_CHECKING:
@@ -70,7 +71,8 @@ _log = structlog.get_logger("meltd")
 
 GAUGES_S: Final = 5.0
 WATCH_STEP_S_MAX: Final = 5.0
-SWEEP_BEAT_S: Final = 30.0
+SWEEP_BEAT_S: Final = 5.0
+"""How often a sweep's loop looks up; a mint that is not believed is asked anew each time."""
 STORE_RETRY_S_MAX: Final = 15.0
 
 
@@ -183,6 +185,9 @@ class Daemon:
             spool=Spool(settings.data_dir / "spool"),
             notices=self.webhook,
         )
+        self.sentinels = sentinels = Sentinels(
+            records=store, threads=threads, events=events, clock=clock, entropy=entropy
+        )
         corrections = Corrections(store, threads, metrics)
         melt, sweep = settings.melt, settings.sweep
         recovery = Recovery(
@@ -225,7 +230,7 @@ class Daemon:
                 clock=clock,
                 entropy=entropy,
                 telemetry=metrics,
-                preflight=Preflight(corrections=corrections, clock=clock),
+                preflight=Preflight(corrections=corrections, sentinels=sentinels, clock=clock),
                 recovery=recovery,
                 policy=policy,
                 holder=holder,
@@ -263,10 +268,15 @@ class Daemon:
             corrections=corrections,
             recovery=recovery,
             events=events,
+            sentinels=sentinels,
             clock=clock,
             entropy=entropy,
             telemetry=metrics,
-            policy=ReconcilePolicy(pending_grace_s=sweep.pending_grace_s, confirm_after_s=sweep.confirm_after_s),
+            policy=ReconcilePolicy(
+                pending_grace_s=sweep.pending_grace_s,
+                confirm_after_s=sweep.confirm_after_s,
+                spent_confirm_s=sweep.spent_confirm_s,
+            ),
             caps=caps,
             holder=holder,
             beyond=Beyond(
@@ -626,10 +636,11 @@ class Daemon:
             )
 
     async def _sweep(self, alias: MintAlias, tick: Tick, context: LoopContext) -> None:
-        """One mint's tours."""
+        """One mint's tours, and one at once where the mint is believed again."""
         while not context.stopping.is_set():
             context.beat()
-            if await tick.wait(SWEEP_BEAT_S) and not context.stopping.is_set():
+            due = await tick.wait(SWEEP_BEAT_S)
+            if (due or await self.sentinels.probe(self.mints[alias])) and not context.stopping.is_set():
                 record = await self.sweeper.tour(alias, context.stopping.is_set, context.beat)
                 self._gauges_now.set()
                 retry_s = self.lanes[alias].pace.tour_ended(ok=record.error is None)
@@ -679,6 +690,9 @@ class Daemon:
         threads, store = self.threads, self.store
         events = await threads(partial(store.events, open_only=True, limit=1000))
         self.metrics.set_open_events(Counter(event.type for event in events))
+        for alias in self.mints:
+            frozen = self.events.frozen(None, alias) is not None or self.events.distrusted(alias) is not None
+            self.metrics.set_mint_frozen(alias, frozen)
         self.metrics.set_open_discrepancies(await threads(store.count_open_discrepancies))
         await self._read_plans_and_cases()
         for melt_id, npub, mint in await threads(store.unreadable_melts):

@@ -279,6 +279,9 @@ class Metrics:
         self._circuit = self._gauge(
             "mint_circuit_open", "1 while new melts at a mint are refused because it gives no usable answer.", "mint"
         )
+        self._mint_frozen = self._gauge(
+            "mint_frozen", "1 while nothing is corrected and no melt is begun at a mint that is not believed.", "mint"
+        )
         self._mint_requests = self._counter("mint_requests_total", "Requests to a mint.", "mint", "endpoint", "outcome")
         self._mint_s = self._histogram(
             "mint_request_duration_seconds", "One request to a mint.", _REQUEST_BUCKETS_S, "mint", "endpoint"
@@ -572,6 +575,11 @@ class Metrics:
         """Whether the mint's circuit breaker refuses new melts."""
         if mint in self._mints:
             self._circuit.labels(mint).set(refusing)
+
+    def set_mint_frozen(self, mint: MintAlias, frozen: bool) -> None:  # noqa: FBT001 - the value is the point
+        """Whether an open CRITICAL event forbids corrections and new melts there."""
+        if mint in self._mints:
+            self._mint_frozen.labels(mint).set(frozen)
 
     def set_sweep_progress(self, mint: MintAlias, *, done: int, total: int, eta_s: float | None) -> None:
         """Documents of the present tour; no tour is running: ``done == total`` and no ETA."""

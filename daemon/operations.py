@@ -247,8 +247,7 @@ class DaemonOperations:
             paused_reason=reason,
             open_melts=open_melts,
             error=health.error,
-            frozen=self.critical.frozen(None, alias) is not None
-            or self.critical.is_open(EventType.SENTINEL_FAILED, f"mint:{alias}"),
+            frozen=self.critical.frozen(None, alias) is not None or self.critical.distrusted(alias) is not None,
             sweep=self.sweeper.records.get(alias),
             pace=self._pace_status(alias),
             hints=self.hint_status(alias),

@@ -143,8 +143,8 @@ class Sweeper:
         whole = record.position is None
         try:
             urls = await self._urls(alias)
-            # Asked anew each tour: a mint without documents shows that it is up, and rotated keysets are seen in time.
-            await self._mints[alias].keysets(refresh=True)
+            # Each tour: a mint without documents shows that it is up, and rotated keysets are seen in time.
+            await self._reconciler.meet(self._mints[alias])
             total = await self._threads(lambda: self._store.count_tokens(TOURED, urls)) if urls else 0
             outcome.expected_documents = total
             record = replace(record, total_documents=total)

@@ -451,13 +451,14 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
         (
             Panel(
                 title="Mint up",
-                description="Up: 1 while the mint answers any daemon. Circuit open: 1 while a daemon refuses new melts there.",
+                description="Up: 1 while the mint answers any daemon. Circuit open: 1 while a daemon refuses new melts there. Frozen: 1 while its word is not believed.",
                 unit="short",
                 top=1,
                 width=6,
                 queries=(
                     Query(expr=f"max by (mint) (meltd_mint_up{{{SCOPE}}})", legend="{{mint}} up"),
                     Query(expr=f"max by (mint) (meltd_mint_circuit_open{{{SCOPE}}})", legend="{{mint}} circuit open"),
+                    Query(expr=f"max by (mint) (meltd_mint_frozen{{{SCOPE}}})", legend="{{mint}} frozen"),
                 ),
             ),
             Panel(

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from typing import Final
 
 HOUR_S: Final = 3600.0
-SHARE_FROM_DOCUMENTS: Final = 100
+SHARE_FROM_DOCUMENTS: Final = 10
 """Below so many documents a share says nothing."""
+SHARE_FLOOR: Final = 5
+"""So many documents may be corrected whatever their share, unless the share is 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,9 +53,23 @@ class Caps:
             return "corrections_max_count_per_hour"
         if totals.value[unit] + value > policy.value_per_run:
             return "corrections_max_value_per_cycle"
-        if documents >= SHARE_FROM_DOCUMENTS and totals.corrected + 1 > policy.share_per_run * documents:
+        if self._is_too_large_a_share(totals.corrected + 1, documents):
             return "corrections_max_share_per_cycle"
         return None
+
+    def refuses_page(self, *, marks: int, documents: int) -> str | None:
+        """
+        Why none of the ``marks`` documents of a page that read SPENT may be marked, or None.
+
+        ``documents`` is how many of the page are counted as money. A mint that calls a large share of them SPENT at
+        once is more likely wrong than its users busy, and up to the cap of a run it would be believed.
+        """
+        return "corrections_max_share_per_cycle" if self._is_too_large_a_share(marks, documents) else None
+
+    def _is_too_large_a_share(self, corrected: int, documents: int) -> bool:
+        share = self._policy.share_per_run
+        allowed = share * documents
+        return documents >= SHARE_FROM_DOCUMENTS and corrected > (max(SHARE_FLOOR, allowed) if share > 0 else 0)
 
     def count(self, totals: RunTotals, *, value: int, unit: str, now_s: float) -> None:
         """Note a correction that was made."""

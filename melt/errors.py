@@ -135,6 +135,14 @@ class MintUnreachable(MintError):
         self.rate_limited = rate_limited
 
 
+class NotTheMint(MintUnreachable):
+    """
+    Something answered in the mint's place: a page instead of JSON, a redirect, a network that wants a login first.
+
+    To whoever asked it is no answer, like MintUnreachable. But a mint that is down does not look like this.
+    """
+
+
 class MintRejected(MintError):
     """The mint answered a definite no (an HTTP 4xx with a NUT error code) to a read or a quote."""
 
@@ -153,6 +161,14 @@ class MintUntrusted(MintError):
             requires_manual_intervention=True,
             hint="check the mint before trusting it again",
         )
+
+
+class StateRegressed(MintUntrusted):
+    """Proofs that the mint once called SPENT are not any more (DESIGN section 5). ``ys`` are those that showed it."""
+
+    def __init__(self, detail: str, ys: tuple[str, ...]) -> None:
+        super().__init__(detail)
+        self.ys = ys
 
 
 class StoreError(MeltdError):

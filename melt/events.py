@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 HELD_MAX: Final = 1_000
 """How many events this process keeps in memory and in its spool; past that the oldest go (they have been logged)."""
 READ_MAX: Final = 1_000
+DISTRUSTING: Final = (EventType.MINT_UNTRUSTED, EventType.SENTINEL_FAILED, EventType.MINT_STATE_REGRESSED)
+"""Open about a mint, they say that its word is not believed (:mod:`melt.sentinels`)."""
 REFRESH_S: Final = 5.0
 """How often the open events of the database are read, to see what others have raised and resolved."""
 
@@ -142,6 +144,13 @@ class CriticalEvents:
         for subject in (f"mint:{mint}", *(() if npub is None else (wallet_subject(npub, mint),))):
             if self.is_open(EventType.INVARIANT_BROKEN, subject):
                 return f"an invariant was found broken about {subject}"
+        return None
+
+    def distrusted(self, mint: MintAlias) -> str | None:
+        """Why this mint's word is not believed now; None: it is."""
+        for event_type in DISTRUSTING:
+            if self.is_open(event_type, f"mint:{mint}"):
+                return f"mint {mint} is not believed now ({event_type.value})"
         return None
 
     def is_open(self, event_type: EventType, subject: str) -> bool:

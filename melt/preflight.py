@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from melt.model import Actor, Token, TokenId, Y
     from melt.ports import Clock, Mint
+    from melt.sentinels import Sentinels
 
 _log = structlog.get_logger("melt.preflight")
 
@@ -32,6 +33,7 @@ class Preflight:
     """Checks chosen proofs at their mint."""
 
     corrections: Corrections
+    sentinels: Sentinels
     clock: Clock
 
     async def check(
@@ -55,11 +57,12 @@ class Preflight:
             StoreError: drift could not be written down.
         """
         ys = [y for token_ys in chosen.values() for y in token_ys]
-        states = {state.y: state.state for state in await mint.check_states(ys)}
-        if all(state is MintState.UNSPENT for state in states.values()):
+        states = await self.sentinels.states(mint, ys, hurry=True)
+        if all(states[y] is MintState.UNSPENT for y in ys):
             return frozenset()
-        # Marking spent can't be undone, so what the mint calls SPENT is asked about once more.
-        states.update({state.y: state.state for state in await mint.check_states(_not_unspent(states))})
+        # Marking spent can't be undone, so what the mint calls SPENT is asked about once more. The caller waits, so the
+        # two looks are not spaced as a sweep's are; what is marked is no more than one request's proofs.
+        states |= await self.sentinels.states(mint, [y for y in ys if states[y] is not MintState.UNSPENT], hurry=True)
         by_token: dict[TokenId, dict[Y, MintState]] = defaultdict(dict)
         for token_id, token_ys in chosen.items():
             by_token[token_id] = {y: states[y] for y in token_ys}
@@ -93,8 +96,4 @@ class Preflight:
                 f"proofs worth {high} {unit} that were counted as unspent are already spent at the mint; they have been corrected",
                 hint="retry: other proofs will be chosen",
             )
-        return frozenset(y for y, state in states.items() if state is MintState.PENDING)
-
-
-def _not_unspent(states: Mapping[Y, MintState]) -> list[Y]:
-    return [y for y, state in states.items() if state is not MintState.UNSPENT]
+        return frozenset(y for y in ys if states[y] is MintState.PENDING)

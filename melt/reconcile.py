@@ -3,7 +3,8 @@ One page of reconciliation: documents, the mint's states, verdicts, corrections 
 
 The order of looking matters. Documents are read, the mint is asked, and what looks like drift is then read again: only
 what still stands as it was read is judged, so that a melt that ran in between is not taken for drift. What the mint
-calls SPENT is asked about once more before it is marked, and value comes back only after sightings in two rounds.
+calls SPENT is asked about once more, some seconds later, before it is marked, and value comes back only after sightings in
+two rounds, from a mint that has shown that it remembers what was spent (:mod:`melt.sentinels`).
 """
 
 from __future__ import annotations
@@ -18,13 +19,12 @@ from melt import drift
 from melt.beyond import Looked, malformed_findings, report_expiring
 from melt.caps import RunTotals
 from melt.corrections import Corrections, Judged, asked_evidence, confirmed, finding_of, mint_said, unit_of
-from melt.errors import Code, DuplicateMelt, InvariantBroken, LostRace, MintError, MintUntrusted, StoreError
+from melt.errors import Code, DuplicateMelt, InvariantBroken, LostRace, MintError, StoreError
 from melt.model import (
     PLAN_ITEMS_MAX,
     Action,
     Actor,
     DriftType,
-    EventType,
     Finding,
     MalformedToken,
     MeltState,
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from melt.model import Discrepancy, Keyset, KeysetId, MintAlias, PlanItem, Y
     from melt.ports import Clock, Entropy, Mint, Store, StoreThreads, Telemetry
     from melt.recovery import Recovery
+    from melt.sentinels import Sentinels
 
 _log = structlog.get_logger("melt.reconcile")
 
@@ -70,11 +71,13 @@ class ReconcileScope:
 class ReconcilePolicy:
     """
     ``pending_grace_s``: how old a pending document must be before it may be released. ``confirm_after_s``: the least
-    time between the two sightings that giving value back needs.
+    time between the two sightings that giving value back needs. ``spent_confirm_s``: the time between the two looks
+    that marking spent needs.
     """
 
     pending_grace_s: float = 3600.0
     confirm_after_s: float = 60.0
+    spent_confirm_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -136,6 +139,7 @@ class Reconciler:
         corrections: Corrections,
         recovery: Recovery,
         events: CriticalEvents,
+        sentinels: Sentinels,
         clock: Clock,
         entropy: Entropy,
         telemetry: Telemetry,
@@ -150,6 +154,7 @@ class Reconciler:
         self._corrections = corrections
         self._recovery = recovery
         self._events = events
+        self._sentinels = sentinels
         self._clock = clock
         self._entropy = entropy
         self._telemetry = telemetry
@@ -179,7 +184,8 @@ class Reconciler:
         tokens = [item for item in items if isinstance(item, Token)]
         await self._malformed(mint, [i for i in items if isinstance(i, MalformedToken)], outcome, dry_run=dry_run)
         keysets, listed = await self._keysets(mint, tokens)
-        states = await self._states(mint, [proof.y for token in tokens for proof in token.proofs])
+        states = await self._sentinels.states(mint, [proof.y for token in tokens for proof in token.proofs])
+        self._learn(mint, tokens, states)
         asked = asked_evidence("dry run" if dry_run else actor.name, self._clock.now(), len(states))
         suspects = await self._judge(mint, tokens, states, keysets, listed=listed)
         looked = Looked()
@@ -187,6 +193,7 @@ class Reconciler:
             looked = await self._beyond.look(mint, tokens, states, keysets, turn=outcome.turn)
         if suspects or looked.judged:
             suspects = await self._judge_again(mint, suspects, looked, states, keysets, listed=listed)
+            suspects = await self._sentinels.regressions(mint, suspects)
         _count(tokens, states, keysets, outcome)
         outcome.documents += len(items)
         outcome.proofs += sum(len(token.proofs) for token in tokens)
@@ -234,8 +241,8 @@ class Reconciler:
 
         Raises MintError where the mint can't be asked or can't be believed.
         """
-        states = await self._states(mint, ys)
-        states.update(await self._states(mint, [y for y in ys if states[y] is MintState.SPENT]))
+        states = await self._sentinels.states(mint, ys)
+        states.update(await self._sentinels.states(mint, [y for y in ys if states[y] is MintState.SPENT]))
         return states
 
     @staticmethod
@@ -248,34 +255,24 @@ class Reconciler:
             return await mint.keysets(), True
         return await self._beyond.keysets(mint, tokens)
 
-    async def _states(self, mint: Mint, ys: Sequence[Y]) -> dict[Y, MintState]:
+    async def meet(self, mint: Mint) -> None:
         """
-        The mint's states, with sentinels: one Y repeated, and Ys that this mint once called SPENT.
+        Before a tour: the mint's keysets, asked anew, so that one without documents shows that it is up.
 
-        The client adds random Ys that must read UNSPENT, and holds a mint to one state a Y in one answer; over two
-        answers a state may change honestly. A sentinel that fails freezes the page with a CRITICAL event.
+        Raises MintError.
         """
-        if not ys:
-            return {}
-        known_spent = await self._threads(lambda: self._store.known_spent(mint.url, 1))
-        asked = [ys[0], *dict.fromkeys([*ys, *known_spent])]
-        try:
-            states = {answer.y: answer.state for answer in await mint.check_states(asked)}
-            _require_spent(states, known_spent)
-        except MintUntrusted as error:
-            await self._events.open(
-                EventType.SENTINEL_FAILED,
-                f"mint:{mint.alias}",
-                mint=mint.alias,
-                detail=f"{error.detail}; meltd corrects nothing for this mint until it answers sanely",
-                requires_manual_intervention=False,
-                evidence={"batch": len(asked)},
-            )
-            raise
-        await self._events.resolve(
-            EventType.SENTINEL_FAILED, f"mint:{mint.alias}", reason="the sentinels read as they should again"
-        )
-        return states
+        await self._sentinels.keysets(mint)
+
+    def _learn(self, mint: Mint, tokens: Sequence[Token], states: Mapping[Y, MintState]) -> None:
+        """What both sides call spent tells later whether the mint still remembers it."""
+        agreed = [
+            proof.y
+            for token in tokens
+            if token.status is TokenStatus.SPENT
+            for proof in token.proofs
+            if states[proof.y] is MintState.SPENT
+        ]
+        self._sentinels.learn(mint.alias, agreed)
 
     # --- judging ---
 
@@ -324,6 +321,9 @@ class Reconciler:
         listed: bool,
     ) -> list[Judged]:
         """Read the suspects and ask the mint about their SPENT proofs once more; judge what still stands."""
+        spent = [y for one in suspects if one.verdict.action is Action.MARK_SPENT for y in one.verdict.ys]
+        if spent and self.policy.spent_confirm_s > 0:
+            await self._clock.sleep(self.policy.spent_confirm_s)
         before = {one.token.id: one.token for one in (*suspects, *looked.judged)}
         ids = list(before)
         fresh = await self._threads(lambda: self._store.tokens(ids))
@@ -335,8 +335,7 @@ class Reconciler:
             and token.rev == before[token.id].rev
             and token.proofs == before[token.id].proofs
         ]
-        spent = [y for one in suspects if one.verdict.action is Action.MARK_SPENT for y in one.verdict.ys]
-        states.update(await self._states(mint, spent))
+        states.update(await self._sentinels.states(mint, spent))
         judged = await self._judge(mint, standing, states, keysets, listed=listed)
         stands = {token.id for token in standing}
         return looked.weighed(judged) + [one for one in looked.judged if one.token.id in stands]
@@ -361,6 +360,10 @@ class Reconciler:
         unchecked: Sequence[str],
     ) -> None:
         records = await self._corrections.record(suspects, asked)
+        implausible = self._caps.refuses_page(
+            marks=len({one.token.id for one in suspects if one.verdict.action is Action.MARK_SPENT}),
+            documents=sum(token.status in TOURED for token in tokens),
+        )
         for one, record in zip(suspects, records, strict=True):
             outcome.note(record)
             if one.verdict.action not in CORRECTIVE:
@@ -368,7 +371,11 @@ class Reconciler:
             outcome.planned += 1
             if not confirmed(record, now=self._clock.now(), confirm_after_s=self.policy.confirm_after_s):
                 continue
-            if self._events.frozen(one.token.npub, one.mint) is not None:
+            if self._is_frozen(one):
+                continue
+            if one.verdict.action is Action.MARK_SPENT and implausible is not None:
+                self._say_capped(implausible, one, outcome)
+                outcome.hold_back(one, record)
                 continue
             if self._is_capped(one, outcome):
                 outcome.hold_back(one, record)
@@ -393,6 +400,19 @@ class Reconciler:
         )
         if cap is None:
             return False
+        self._say_capped(cap, one, outcome)
+        return True
+
+    def _is_frozen(self, one: Judged) -> bool:
+        """Whether nothing may be corrected here now, or given back by a mint that has not shown that it remembers."""
+        return (
+            self._events.frozen(one.token.npub, one.mint) is not None
+            or self._events.distrusted(one.mint) is not None
+            or (one.verdict.action is Action.RECLAIM and not self._sentinels.is_proven(one.mint))
+        )
+
+    @staticmethod
+    def _say_capped(cap: str, one: Judged, outcome: Outcome) -> None:
         if cap not in outcome.capped:
             outcome.capped.add(cap)
             _log.error(
@@ -402,7 +422,6 @@ class Reconciler:
                 corrected=outcome.corrected,
                 next_step="look at `meltd plans`: approve and apply what is right, or raise the cap in [sweep]",
             )
-        return True
 
     async def correct_planned(self, mint: Mint, one: Judged, record: Discrepancy, actor: Actor, *, note: str) -> bool:
         """
@@ -509,12 +528,6 @@ def _count(
 def _about_keysets(tokens: Sequence[Token]) -> list[str]:
     """The ids of the records that these documents may have about unknown keysets."""
     return [f"{DriftType.UNKNOWN_KEYSET}:token:{token.id}" for token in tokens]
-
-
-def _require_spent(states: Mapping[Y, MintState], known_spent: Sequence[Y]) -> None:
-    """A known Y counts wherever it stands, among the documents' own too. MintUntrusted where one is not SPENT."""
-    if any(states.get(y) is not MintState.SPENT for y in known_spent):
-        raise MintUntrusted("the mint no longer calls SPENT what it called SPENT before")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -77,7 +77,9 @@ class MintAnswer(Answer):
     last_ok: datetime | None
     paused: bool
     paused_reason: str | None
-    frozen: bool = Field(description="A sentinel failed: nothing is corrected.")
+    frozen: bool = Field(
+        description="The mint is not believed: nothing is corrected, no melt is begun. `events` say why."
+    )
     open_melts: int
     error: str | None
     sweep: SweepAnswer | None

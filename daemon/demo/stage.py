@@ -41,6 +41,7 @@ SETTINGS: Final = {
     "MELTD_SUBSCRIPTIONS__ENABLED": "false",
     "MELTD_SWEEP__HOT_INTERVAL_S": "0.5",
     "MELTD_SWEEP__CONFIRM_AFTER_S": "1",
+    "MELTD_SWEEP__SPENT_CONFIRM_S": "0.5",
     # What was left pending was left days ago; what a melt reserves is younger than this.
     "MELTD_SWEEP__PENDING_GRACE_S": "3600",
     "MELTD_SWEEP__SPENT_SAMPLE_SHARE": "1",

@@ -68,7 +68,7 @@ class MintStatus:
     paused: bool = False
     paused_reason: str | None = None
     frozen: bool = False
-    """Corrections are frozen because a sentinel failed (DESIGN section 5, guards)."""
+    """Nothing is corrected and no melt is begun: the mint is not believed, or an invariant was found broken there."""
     open_melts: int = 0
     error: str | None = None
     sweep: SweepRecord | None = None

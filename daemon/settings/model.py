@@ -153,6 +153,9 @@ class SweepSettings(Section):
     confirm_after_s: Seconds = Field(
         default=60, description="Between the two sightings that an irreversible correction needs."
     )
+    spent_confirm_s: Annotated[float, Field(ge=0, le=300)] = Field(
+        default=2, description="Between the two looks of a sweep after which a proof is marked spent, which is final."
+    )
     spent_sample_share: Share = Field(default=0.02, description="Share of the spent documents that each tour looks at.")
     lag_target_s: Seconds | None = Field(
         default=None,
@@ -195,7 +198,7 @@ class SweepSettings(Section):
     )
     corrections_max_share_per_cycle: Share = Field(
         default=0.25,
-        description="Over this share of a mint's documents in a tour (from 100 documents on), meltd only reports.",
+        description="Over this share of a mint's documents in a tour, or of a page in what reads spent, meltd only reports. From 10 documents on; 5 corrections are always allowed.",
     )
     four_eyes: bool = Field(
         default=False,

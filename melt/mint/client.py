@@ -12,7 +12,7 @@ from urllib.parse import quote as quoted
 
 from melt import failpoints
 from melt.ecash import is_point, keyset_id_matches, keyset_id_version, y_of
-from melt.errors import InvariantBroken, MintRejected, MintUnreachable, MintUntrusted
+from melt.errors import InvariantBroken, MintRejected, MintUnreachable, MintUntrusted, NotTheMint, StateRegressed
 from melt.mint import wire
 from melt.mint.limits import MintLimits
 from melt.mint.sorting import NOT_SENT, sort_melt, sort_swap
@@ -43,6 +43,10 @@ T = TypeVar("T")
 PER_ITEM_BYTES: Final = 2048
 """What one entry of an answer may take: a signature with its DLEQ has about 500 bytes, a state with a witness 1,200."""
 BASE_BYTES: Final = 64 << 10
+GUARDED_MIN: Final = 4
+"""The smallest batch that has room for its sentinels: a Y, the same once more, a known one, a random one."""
+ELSEWHERE: Final = frozenset({511})
+"""HTTP statuses that no mint gives: 511 is a network's that wants a login first (RFC 6585)."""
 REFRESH_S: Final = 5.0
 """How old the list of keysets must be before an id that it lacks makes meltd ask again: proofs can name any id."""
 
@@ -183,21 +187,29 @@ class HttpMint:
 
     # --- asking about proofs ---
 
-    async def check_states(self, ys: Sequence[Y]) -> tuple[ProofState, ...]:
+    async def check_states(self, ys: Sequence[Y], *, spent: Sequence[Y] | None = None) -> tuple[ProofState, ...]:
         """
         NUT-07: as many states as ``ys``, in their order, duplicates kept.
 
         Asked in batches of one fixed size; each is filled up with at least one random Y, which must read UNSPENT. One
         batch is in flight at a time, and others may come between two batches. A mint may answer in another order, but must echo
-        exactly the Ys it was asked about; MintUntrusted otherwise.
+        exactly the Ys it was asked about; MintUntrusted otherwise. For ``spent`` see :class:`melt.ports.Mint`.
         """
-        if not ys:
+        if not ys and spent is None:
             return ()
         size = min(self._limits.states_batch, (await self.info()).max_array_length)
+        if spent is not None and size < GUARDED_MIN:
+            raise MintUntrusted(f"mint {self._alias} takes {size} Ys at a time: too few to check it by sentinels")
+        known = list(dict.fromkeys(spent or ()))
+        share = min(len(known), max(1, size // 4))
+        ours = max(1, size - 1) if spent is None else size - 2 - share
         found: list[ProofState] = []
-        ours = max(1, size - 1)
-        for start in range(0, len(ys), ours):
-            found += await self._states_batch(ys[start : start + ours], size)
+        for number, start in enumerate(range(0, max(1, len(ys)), ours)):
+            # Each batch has its turn of them: behind one URL may stand several mints, and not all of them sane.
+            turn = [known[(number * share + i) % len(known)] for i in range(share)]
+            found += await self._states_batch(
+                ys[start : start + ours], size, spent=turn, repeated=ys[start : start + 1] if spent is not None else ()
+            )
         return tuple(found)
 
     async def restore(self, outputs: Sequence[BlindedMessage]) -> tuple[Restored, ...]:
@@ -219,9 +231,11 @@ class HttpMint:
 
     # --- inside ---
 
-    async def _states_batch(self, ys: Sequence[Y], size: int) -> list[ProofState]:
-        padding = [y_of(self._entropy.token(32)) for _ in range(size - len(ys))]
-        asked = [*ys, *padding]
+    async def _states_batch(
+        self, ys: Sequence[Y], size: int, *, spent: Sequence[Y] = (), repeated: Sequence[Y] = ()
+    ) -> list[ProofState]:
+        padding = [y_of(self._entropy.token(32)) for _ in range(size - len(ys) - len(spent) - len(repeated))]
+        asked = [*ys, *spent, *repeated, *padding]
         async with self._states_lock:
             answer = await self._read(
                 "checkstate",
@@ -233,12 +247,22 @@ class HttpMint:
                 bad=MintUntrusted,
             )
         if [y for y, _ in answer] != asked and sorted(y for y, _ in answer) != sorted(asked):
-            raise MintUntrusted(f"mint {self._alias} answered about other Ys than it was asked about")
+            raise MintUntrusted(f"mint {self._alias} {_other_ys(asked, [y for y, _ in answer])}")
         state_of = dict(answer)
         if any(state_of[y] is not state for y, state in answer):
             raise MintUntrusted(f"mint {self._alias} gave one Y two states")
-        if any(state_of[y] is not MintState.UNSPENT for y in padding):
-            raise MintUntrusted(f"mint {self._alias}: a sentinel that was never issued does not read UNSPENT")
+        wrong = [state_of[y] for y in padding if state_of[y] is not MintState.UNSPENT]
+        if wrong:
+            raise MintUntrusted(
+                f"mint {self._alias} calls {len(wrong)} of {len(padding)} proofs {wrong[0]} that were never issued"
+            )
+        alive = tuple(y for y in dict.fromkeys(spent) if state_of[y] is not MintState.SPENT)
+        if alive:
+            raise StateRegressed(
+                f"mint {self._alias} calls {len(alive)} of {len(spent)} proofs {state_of[alive[0]]} "
+                "that it called SPENT before",
+                alive,
+            )
         return [ProofState(y=y, state=state_of[y]) for y in ys]
 
     async def _read(
@@ -269,6 +293,11 @@ class HttpMint:
                 timeout_s=limits.request_timeout_s,
             )
             failpoints.hit(f"mint.{endpoint}.after_answer")
+            if answer.status in ELSEWHERE or 300 <= answer.status < 400:
+                raise NotTheMint(
+                    f"mint {self._alias}: {endpoint} was answered by something else, with HTTP {answer.status} "
+                    + ("(a network that wants a login)" if answer.status in ELSEWHERE else "(a redirect)")
+                )
             if 200 <= answer.status < 300:
                 found = parse(answer.body)
                 outcome = "ok"
@@ -285,8 +314,12 @@ class HttpMint:
         except (NotSent, Lost) as error:
             raise MintUnreachable(f"mint {self._alias} gave no answer to {endpoint}: {error}") from error
         except wire.BadAnswer as error:
-            kind = MintUnreachable if isinstance(error, wire.Unreadable) else bad
-            raise kind(f"mint {self._alias} gave an unusable answer to {endpoint}: {error}") from error
+            if isinstance(error, wire.Unreadable):
+                page = "a page of HTML" if answer.body.lstrip()[:1] == b"<" else str(error)
+                raise NotTheMint(
+                    f"mint {self._alias}: {endpoint} was answered by something else, with HTTP {answer.status} and {page}"
+                ) from error
+            raise bad(f"mint {self._alias} gave an unusable answer to {endpoint}: {error}") from error
         finally:
             self._telemetry.mint_request(self._alias, endpoint, outcome, self._clock.monotonic() - started)
 
@@ -335,6 +368,17 @@ class HttpMint:
     @staticmethod
     def _sized(items: int, most: int) -> int:
         return min(most, BASE_BYTES + PER_ITEM_BYTES * items)
+
+
+def _other_ys(asked: Sequence[str], answered: Sequence[str]) -> str:
+    """In words: how the Ys of an answer are not those of the question."""
+    if len(answered) != len(asked):
+        return f"answered about {len(answered)} Ys when it was asked about {len(asked)}"
+    if set(answered) <= set(asked):
+        return "answered about some Ys twice and about others not at all"
+    if sorted(y.lower() for y in answered) == sorted(asked):
+        return "answered about Ys in upper case"
+    return "answered about other Ys than it was asked about"
 
 
 def _version() -> str:

@@ -48,6 +48,7 @@ from melt.model.plans import (
     PlanState,
     PlanTotal,
 )
+from melt.model.sentinels import SANE_AGAIN, SpentMemory
 from melt.model.summary import Activity, DaySummary, Holding, Solvency
 from melt.model.token import Balance, Dleq, Holder, MalformedToken, NewProof, Owner, Proof, Reservation, Token
 from melt.model.words import (
@@ -108,6 +109,7 @@ __all__ = [
     "PLAN_ITEMS_MAX",
     "PLAN_MOVES",
     "PROOFS_PER_DOCUMENT_MAX",
+    "SANE_AGAIN",
     "SWEEP_NAME",
     "TERMINAL",
     "TOKEN_MOVES",
@@ -176,6 +178,7 @@ __all__ = [
     "Restored",
     "Signed",
     "Solvency",
+    "SpentMemory",
     "StillPending",
     "SwapAnswer",
     "SwapPlan",

@@ -14,6 +14,7 @@ from melt.ports.outside import Clock, Entropy, Mint, Outputs, StoreThreads
 from melt.ports.plans import PlanStore
 from melt.ports.repairs import RepairStore, SecretTour
 from melt.ports.restore import EndedMelts, RestoreStore, RestoreTelemetry, StateQuestion
+from melt.ports.sentinels import SpentRecords
 from melt.ports.store import Store, Tour
 from melt.ports.summaries import HoldingsWalk, SummaryStore
 from melt.ports.telling import EventNotices, EventSpool, Telemetry
@@ -38,6 +39,7 @@ __all__ = [
     "RestoreStore",
     "RestoreTelemetry",
     "SecretTour",
+    "SpentRecords",
     "StateQuestion",
     "Store",
     "StoreThreads",

@@ -85,8 +85,14 @@ class Mint(Protocol):
     async def melt(
         self, quote_id: QuoteId, inputs: Sequence[Proof], outputs: Sequence[BlindedMessage], *, timeout_s: float
     ) -> MeltAnswer: ...
-    async def check_states(self, ys: Sequence[Y]) -> tuple[ProofState, ...]:
-        """NUT-07: as many states as ``ys``, in their order, duplicates kept. Split in fixed-size batches inside."""
+    async def check_states(self, ys: Sequence[Y], *, spent: Sequence[Y] | None = None) -> tuple[ProofState, ...]:
+        """
+        NUT-07: as many states as ``ys``, in their order, duplicates kept. Split in fixed-size batches inside.
+
+        With ``spent``, which may be empty, each batch holds the sentinels of DESIGN section 5: one of its Ys twice, a
+        random one that must read UNSPENT, and some of ``spent``, which must read SPENT (StateRegressed where one does
+        not). At least one batch is asked then.
+        """
         ...
 
     async def swap(

@@ -247,9 +247,6 @@ class Store(Protocol):
 
     def save_sweep(self, record: SweepRecord) -> None: ...
     def sweeps(self) -> tuple[SweepRecord, ...]: ...
-    def known_spent(self, mint_url: str, limit: int) -> tuple[Y, ...]:
-        """Ys that the mint called SPENT before (from settled melts): the sentinels."""
-        ...
 
     # --- instances ---
     def renew_instance(self, holder: str) -> None:

@@ -193,6 +193,8 @@ class Recovery:
                     melt, following, clear_since=self.clock.now(), contradiction=None, contradiction_since=None
                 )
             case rules.Release(fence=fence, spent=spent):
+                if self.events.distrusted(melt.mint) is not None:
+                    return melt  # what such a mint calls unpaid and unspent is no signal (I6)
                 if fence:
                     return await self._fence(mint, melt, spent)
                 return await self._release_unpaid(melt, spent)

@@ -177,6 +177,13 @@ class Engine:
         return self._running.get(request.idempotency_key) or self._start(request, digest, mint, invoice)
 
     def _check_frozen(self, npub: str, mint: MintAlias) -> None:
+        distrusted = self._forward.recovery.events.distrusted(mint)
+        if distrusted is not None:
+            raise MeltdError(
+                Code.CRITICAL_MINT_UNTRUSTED,
+                f"{distrusted}; no melt is begun there until it answers sanely",
+                hint="meltd events shows what was seen; meltd looks again every few seconds",
+            )
         frozen = self._forward.recovery.events.frozen(npub, mint)
         if frozen is not None:
             raise MeltdError(

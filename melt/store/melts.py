@@ -47,7 +47,6 @@ _OPEN_STATES = [state.value for state in MeltState if state not in TERMINAL]
 _FIXED_FIELDS = frozenset({"id", "rev", "state", "created_at", "updated_at"})
 _COUNTER_MAX = 2**31 - 1
 """NUT-13 derives from hardened BIP-32 indices, which are below 2^31."""
-_SETTLED_LOOKED_AT_MAX = 100
 
 
 class Melts(Core):
@@ -134,18 +133,6 @@ class Melts(Core):
         if not created:
             return 0, timedelta()
         return len(created), max(self._clock.now() - min(created), timedelta())
-
-    @store_method
-    def known_spent(self, mint_url: str, limit: int) -> tuple[Y, ...]:
-        """Ys that the mint called SPENT before: inputs of the melts that it settled last."""
-        chosen = {"mint_key": normalise_mint_url(mint_url), "state": str(MeltState.SETTLED)}
-        recent = self._c.melts.find(chosen, {"inputs.y": 1}).sort("updated_at", -1).limit(_SETTLED_LOOKED_AT_MAX)
-        ys: dict[Y, None] = {}
-        for raw in recent:
-            ys |= dict.fromkeys(Y(ref["y"]) for ref in raw.get("inputs", ()))
-            if len(ys) >= limit:
-                break
-        return tuple(ys)[: max(limit, 0)]
 
     def _one(self, chosen: Document, session: ClientSession | None = None) -> Melt | None:
         raw = self._c.melts.find_one(chosen, session=session)

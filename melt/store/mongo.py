@@ -16,6 +16,7 @@ from melt.store.records import Records
 from melt.store.repairs import Repairs
 from melt.store.restore import Restores
 from melt.store.schema import UniqueProofs, ensure_schema
+from melt.store.sentinels import SpentEvidence
 from melt.store.sessions import SessionBook
 from melt.store.settlement import Settlement
 from melt.store.summaries import Summaries
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
         LargeTokens,
         PlanStore,
         RestoreStore,
+        SpentRecords,
         Store,
         SummaryStore,
         Telemetry,
@@ -58,6 +60,7 @@ class MongoStore(
     Holdings,
     Plans,
     Cases,
+    SpentEvidence,
 ):
     """
     Implements :class:`melt.ports.Store` with the synchronous driver: one code for SecantusDB and real MongoDB.
@@ -159,4 +162,8 @@ def _keeps_the_warm_contract(store: MongoStore) -> LargeTokens:
 
 
 def _tells_holdings(store: MongoStore) -> HoldingsPort:
+    return store
+
+
+def _knows_what_was_spent(store: MongoStore) -> SpentRecords:
     return store

@@ -15,7 +15,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from melt.ecash import y_of
-from melt.errors import InvariantBroken, MintError, MintRejected, MintUnreachable, MintUntrusted
+from melt.errors import (
+    InvariantBroken,
+    MintError,
+    MintRejected,
+    MintUnreachable,
+    MintUntrusted,
+    NotTheMint,
+    StateRegressed,
+)
 from melt.mint import NOT_SENT, NOT_VALID, wire
 from melt.model import (
     Ambiguous,
@@ -485,6 +493,71 @@ async def test_states_that_contradict_the_question_are_untrusted(lie):
         one = ys(1)[0]
         with pytest.raises(MintUntrusted):
             await mint.check_states([one, one, *ys(1)])
+
+
+def remembering(spent):
+    """An answer that calls these SPENT, and everything else UNSPENT."""
+    return lambda asked: Say(
+        body={"states": [{"Y": y, "state": "SPENT" if y in spent else "UNSPENT"} for y in asked.body["Ys"]]}
+    )
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 6, 40])
+async def test_guarded_batches_each_hold_a_known_a_random_and_a_repeated_y(count):
+    known = ys(3)
+    async with ScriptedMint({STATES: remembering(known)}) as server, http_mint(server.url, states_batch=10) as mint:
+        asked = ys(count)
+        assert [one.y for one in await mint.check_states(asked, spent=known)] == asked
+        batches = [one.body["Ys"] for one in server.asked_of(STATES)]
+    assert batches, "one even where there is nothing to ask about"
+    for batch in batches:
+        assert len(batch) == 10
+        assert set(batch) & set(known)
+        assert set(batch) - set(known) - set(asked)
+        assert count == 0 or len(set(batch)) < len(batch)
+    if len(batches) > 2:
+        assert {y for batch in batches for y in batch} >= set(known), "they take turns"
+
+
+@pytest.mark.parametrize("state", ["UNSPENT", "PENDING"])
+async def test_a_known_proof_that_is_not_spent_any_more_is_a_regression(state):
+    known = ys(2)
+
+    def forgets(asked):
+        states = [{"Y": y, "state": state if y == known[1] else "UNSPENT"} for y in asked.body["Ys"]]
+        return Say(body={"states": [one | {"state": "SPENT"} if one["Y"] == known[0] else one for one in states]})
+
+    async with ScriptedMint({STATES: forgets}) as server, http_mint(server.url, states_batch=10) as mint:
+        with pytest.raises(StateRegressed) as caught:
+            await mint.check_states(ys(2), spent=known)
+    assert caught.value.ys == (known[1],)
+    assert state in caught.value.detail
+
+
+async def test_a_mint_that_leaves_no_room_for_sentinels_is_untrusted():
+    rules = {STATES: echo, "/v1/info": Say(body={"name": "n", "version": "v", "nuts": {}, "max_array_length": 3})}
+    async with ScriptedMint(rules) as server, http_mint(server.url, states_batch=10) as mint:
+        with pytest.raises(MintUntrusted):
+            await mint.check_states(ys(6), spent=())
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(Say(body=b"<html>log in</html>"), id="a page"),
+        pytest.param(Say(body=b""), id="nothing"),
+        pytest.param(Say(status=307, headers={"Location": "http://login.example"}), id="a redirect"),
+        pytest.param(Say(status=511, body=b"<html>"), id="a network login"),
+    ],
+)
+async def test_what_answers_in_the_mints_place_is_told_from_a_mint_that_is_down(answer):
+    async with ScriptedMint({STATES: answer}) as server, http_mint(server.url) as mint:
+        with pytest.raises(NotTheMint):
+            await mint.check_states(ys(1))
+    async with ScriptedMint({STATES: Say(status=502, body=b"<html>")}) as server, http_mint(server.url) as mint:
+        with pytest.raises(MintUnreachable) as caught:
+            await mint.check_states(ys(1))
+        assert not isinstance(caught.value, NotTheMint)
 
 
 # --- keysets and keys ---

@@ -26,6 +26,7 @@ from melt.errors import (
     StoreError,
 )
 from melt.model import (
+    SANE_AGAIN,
     Action,
     Actor,
     Correction,
@@ -51,7 +52,8 @@ from melt.model import (
     TokenId,
     TokenStatus,
 )
-from melt.ports import Store
+from melt.ports import SpentRecords, Store
+from melt.store import MongoStore
 from tests.simulation.model_store import ModelStore
 from tests.support.store import KEYSET, MINT_URL, fake_proof, insert_token, insert_wallet, make_melt, npub
 
@@ -189,6 +191,37 @@ def _token(
         created_at=created_at,
         updated_at=created_at,
         spent_at=created_at if status == "spent" else None,
+    )
+
+
+def mark_spent(bench: Bench, token: Token) -> bool:
+    """A rule's correction, on the mint's word."""
+    finding = Finding(
+        type=DriftType.DB_UNSPENT_MINT_SPENT,
+        severity=Severity.HIGH,
+        action=Action.MARK_SPENT,
+        subject=f"token:{token.id}",
+        npub=token.npub,
+        mint=MintAlias("main"),
+        unit="sat",
+        value=token.amount,
+        token_id=token.id,
+        ys=tuple(proof.y for proof in token.proofs),
+        evidence={},
+    )
+    (record,) = bench.store.record([finding])
+    return bench.store.correct(
+        Correction(
+            discrepancy_id=record.id,
+            occurrence=record.occurrence,
+            token_id=token.id,
+            expected_status=token.status,
+            expected_rev=token.rev,
+            new_status=SPENT,
+            ys=finding.ys,
+            reason=finding.type,
+            actor=ACTOR,
+        )
     )
 
 
@@ -605,8 +638,69 @@ def test_t3_spends_stores_change_and_settles_at_once(bench: Bench) -> None:
     assert bench.named(user, f"{melt.transaction_id}_melt_change").amount == 9
     assert bench.store.settle(melt, change, shortfall=0, fees_paid=1, preimage="00")[0] == settled
     assert bench.sums(user) == {"spent": 20, "unspent": 9}
-    assert set(bench.store.known_spent(MINT_URL + "/", 10)) == {ref.y for ref in melt.inputs}
-    assert bench.store.known_spent("http://other.example", 10) == ()
+
+
+def records(bench: Bench) -> SpentRecords:
+    """The store as the guards see it."""
+    store = bench.store
+    assert isinstance(store, ModelStore | MongoStore)
+    return store
+
+
+def test_what_a_mint_called_spent_is_remembered_newest_first(bench: Bench) -> None:
+    """Inputs of settled entries and what a rule marked on the mint's word; not what somebody else recorded as spent."""
+    user, guards = npub(), records(bench)
+    theirs = bench.token(user, [2], status="spent")
+    assert guards.spent_memory(MintAlias("main"), MINT_URL, 10).known == ()
+    assert guards.spent_memory(MintAlias("main"), MINT_URL + "/", 10).hints == (theirs.proofs[0].y,)
+
+    melt = bench.store.advance(bench.reserve([bench.token(user, [16])], amount=10), MeltState.MELTING)
+    bench.store.settle(melt, [], shortfall=2, fees_paid=4, preimage=None)
+    (paid,) = (ref.y for ref in melt.inputs)
+    marked = bench.token(user, [8])
+    bench.clock.at += timedelta(seconds=1)
+    assert mark_spent(bench, marked)
+
+    memory = guards.spent_memory(MintAlias("main"), MINT_URL + "/", 10)
+    assert (memory.known, memory.hints) == ((marked.proofs[0].y, paid), ())
+    assert guards.spent_memory(MintAlias("main"), MINT_URL, 1).known == (marked.proofs[0].y,)
+    assert guards.spent_memory(MintAlias("other"), "http://other.example", 10).known == ()
+    never = y_of("never")
+    once = guards.once_spent([paid, marked.proofs[0].y, theirs.proofs[0].y, never])
+    assert once.keys() == {paid, marked.proofs[0].y}
+    assert guards.once_spent([]) == {}
+
+
+def test_what_a_person_has_resolved_is_no_longer_held_against_the_mint(bench: Bench) -> None:
+    """Evidence from before that is not known any more; what ended by itself changes nothing."""
+    guards, alias, subject = records(bench), MintAlias("main"), "mint:main"
+    marked = bench.token(npub(), [8])
+    assert mark_spent(bench, marked)
+    y = marked.proofs[0].y
+
+    def raised() -> None:
+        bench.clock.at += timedelta(seconds=1)
+        bench.store.raise_event(
+            EventType.MINT_STATE_REGRESSED,
+            subject,
+            mint=alias,
+            detail="forgot",
+            requires_manual_intervention=False,
+            evidence={"ys": f"{y},{y}"},
+        )
+
+    raised()
+    assert guards.spent_memory(alias, MINT_URL, 10).regressed == (y, y)
+    bench.clock.at += timedelta(seconds=1)
+    bench.store.resolve_event(EventType.MINT_STATE_REGRESSED, subject, reason=SANE_AGAIN)
+    memory = guards.spent_memory(alias, MINT_URL, 10)
+    assert (memory.known, memory.regressed, memory.accepted_at) == ((y,), (), None)
+
+    raised()
+    bench.store.resolve_event(EventType.MINT_STATE_REGRESSED, subject, reason="restored (uid 0)")
+    memory = guards.spent_memory(alias, MINT_URL, 10)
+    assert (memory.known, memory.accepted_at) == ((), bench.clock.at)
+    assert guards.once_spent([y]).keys() == {y}, "that it was so is not forgotten"
 
 
 def test_t3_of_an_entry_that_has_moved_on_writes_nothing(bench: Bench) -> None:

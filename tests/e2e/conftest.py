@@ -29,6 +29,7 @@ QUICK = {
     "melt.post_grace_s": 3,
     "sweep.interval_s": 3600,
     "sweep.confirm_after_s": 0.5,
+    "sweep.spent_confirm_s": 0,
     "sweep.pending_grace_s": 1,
     "sweep.spent_sample_share": 1.0,
     "sweep.corrections_max_share_per_cycle": 1.0,

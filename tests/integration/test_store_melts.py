@@ -93,8 +93,8 @@ def test_a_swap_leaves_keep_and_a_reserved_document_to_pay_with(store, db, melt)
     assert sums_by_status(db, melt.npub) == {"spent": 32, "unspent": 16}
     assert_no_secret_twice(db)
     assert_totals(db)
-    assert set(store.known_spent(MINT_URL + "/", 10)) == {ref.y for ref in settled.inputs}
-    assert store.known_spent("http://other", 10) == ()
+    assert set(store.spent_memory("main", MINT_URL + "/", 10).known) == {ref.y for ref in settled.inputs}
+    assert store.spent_memory("main", "http://other", 10).known == ()
 
 
 def test_a_swap_that_does_not_add_up_is_an_invariant(store, melt):

@@ -240,7 +240,7 @@ MUTANTS: Final = (
     Mutant(
         name="a mint that lies to the sentinels is believed",
         file="melt/mint/client.py",
-        old="        if any(state_of[y] is not MintState.UNSPENT for y in padding):\n",
+        old="        if wrong:\n",
         new="        if False:\n",
         suites=(MINT, SWEEP),
     ),

@@ -18,6 +18,7 @@ from melt.preflight import Preflight
 from melt.reconcile import TOURED, Outcome, ReconcilePolicy, Reconciler
 from melt.recovery import Patience, Recovery, RecoveryPolicy, resolve
 from melt.saga import Engine, Forward, MeltPolicy, MeltRequest, Watcher, WatchPolicy
+from melt.sentinels import Sentinels
 from tests.simulation.model_ecash import ModelOutputs
 from tests.simulation.model_mint import ModelMint
 from tests.simulation.ports import Life, MintLink, Nobody, Observations, SimClock, SimEntropy, SimThreads
@@ -69,6 +70,7 @@ class Instance:
         nobody = Nobody()
         self.links = {alias: MintLink(life, mint, seen, alias=alias, url=url) for alias, (mint, url) in mints.items()}
         self.events = CriticalEvents(store, threads, nobody, clock=clock, spool=spool)
+        sentinels = Sentinels(records=store, threads=threads, events=self.events, clock=clock, entropy=entropy)
         corrections = Corrections(store, threads, nobody)
         self.recovery = recovery = Recovery(
             store=store,
@@ -98,7 +100,7 @@ class Instance:
                 clock=clock,
                 entropy=entropy,
                 telemetry=nobody,
-                preflight=Preflight(corrections=corrections, clock=clock),
+                preflight=Preflight(corrections=corrections, sentinels=sentinels, clock=clock),
                 recovery=recovery,
                 policy=policy,
                 holder=life.holder,
@@ -124,6 +126,7 @@ class Instance:
             corrections=corrections,
             recovery=recovery,
             events=self.events,
+            sentinels=sentinels,
             clock=clock,
             entropy=entropy,
             telemetry=nobody,

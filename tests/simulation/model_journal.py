@@ -93,14 +93,6 @@ class ModelJournal:
     def live_melt_ids(self, ids: Sequence[MeltId]) -> frozenset[MeltId]:
         return frozenset(melt_id for melt_id in ids if self._is_live(melt_id))
 
-    def known_spent(self, mint_url: str, limit: int) -> tuple[Y, ...]:
-        url = normalise_mint_url(mint_url)
-        settled = [m for m in self.tables.melts.values() if m.state is MeltState.SETTLED]
-        settled = [melt for melt in settled if normalise_mint_url(melt.mint_url) == url]
-        settled.sort(key=lambda melt: melt.updated_at, reverse=True)
-        ys = dict.fromkeys(ref.y for melt in settled for ref in melt.inputs)
-        return tuple(ys)[: max(limit, 0)]
-
     def _is_live(self, melt_id: MeltId) -> bool:
         found = self.tables.melts.get(melt_id)
         return found is not None and found.is_open

@@ -17,6 +17,7 @@ from melt.audit import (
 from melt.errors import Code, LostRace, Severity, StoreError
 from melt.model import (
     OPEN_DISCREPANCY,
+    SANE_AGAIN,
     TERMINAL,
     Action,
     Actor,
@@ -31,9 +32,11 @@ from melt.model import (
     Finding,
     MalformedToken,
     MeltId,
+    MeltState,
     MintAlias,
     Owner,
     Proof,
+    SpentMemory,
     SweepRecord,
     Token,
     TokenId,
@@ -46,6 +49,8 @@ from tests.simulation.model_journal import SOURCES_MAX, ModelJournal
 from tests.simulation.model_ledger import AlreadyDone, Ledger, Tables, Wallet
 
 LIMIT_MAX = 1000
+_MARKED = (DriftType.DB_UNSPENT_MINT_SPENT, DriftType.DB_PENDING_MINT_SPENT, DriftType.RESERVATION_ORPHANED)
+_REASONS = (*_MARKED, "melt_released_spent", "melt_swapped", "melt_fenced")
 _MOST_FINAL_FIRST = (TokenStatus.SPENT, TokenStatus.FAILED, TokenStatus.PENDING, TokenStatus.UNSPENT)
 
 
@@ -381,6 +386,57 @@ class ModelStore(ModelJournal):
 
     def sweeps(self) -> tuple[SweepRecord, ...]:
         return tuple(self.tables.sweeps[alias] for alias in sorted(self.tables.sweeps))
+
+    # --- what mints have called SPENT (:class:`melt.ports.SpentRecords`) ---
+
+    def spent_memory(self, mint: MintAlias, mint_url: str, limit: int) -> SpentMemory:
+        subject = f"mint:{mint}"
+        told = [e for e in self.tables.events if (e.type, e.subject) == (EventType.MINT_STATE_REGRESSED, subject)]
+        resolved = [e.resolved_at for e in told if e.resolved_at is not None and e.resolution != SANE_AGAIN]
+        accepted_at = max(resolved, default=None)
+        regressed = next((str(e.evidence["ys"]) for e in told if e.resolved_at is None and e.evidence.get("ys")), "")
+        url = normalise_mint_url(mint_url)
+        dated = [
+            (melt.updated_at, [ref.y for ref in melt.inputs])
+            for melt in self.tables.melts.values()
+            if melt.state is MeltState.SETTLED and normalise_mint_url(melt.mint_url) == url
+        ]
+        dated += [
+            (record.closed_at, list(record.ys))
+            for record in self.tables.discrepancies.values()
+            if record.state is DiscrepancyState.CORRECTED
+            and record.mint == mint
+            and record.action is Action.MARK_SPENT
+            and record.type in _MARKED
+            and record.closed_at is not None
+        ]
+        dated.sort(key=lambda pair: pair[0], reverse=True)
+        known = dict.fromkeys(y for at, ys in dated if accepted_at is None or at > accepted_at for y in ys)
+        spent = [t for t in self.tables.tokens.values() if isinstance(t, Token) and t.status is TokenStatus.SPENT]
+        spent = [token for token in spent if token.proofs and normalise_mint_url(token.mint_url) == url]
+        return SpentMemory(
+            known=tuple(known)[: max(0, limit)],
+            hints=() if known else tuple(token.proofs[0].y for token in spent[:8]),
+            accepted_at=accepted_at,
+            regressed=tuple(Y(y) for y in regressed.split(",")) if regressed else (),
+        )
+
+    def once_spent(self, ys: Sequence[Y]) -> Mapping[Y, datetime]:
+        seen: list[tuple[datetime, Iterable[Y]]] = [
+            (melt.updated_at, [ref.y for ref in melt.inputs])
+            for melt in self.tables.melts.values()
+            if melt.state is MeltState.SETTLED
+        ]
+        seen += [
+            (entry.at, entry.ys)
+            for entry in self.tables.audit
+            if entry.to_status is TokenStatus.SPENT and entry.reason in _REASONS
+        ]
+        found: dict[Y, datetime] = {}
+        for at, those in seen:
+            for y in set(those).intersection(ys):
+                found[y] = max(at, found.get(y, at))
+        return found
 
     def renew_instance(self, holder: str) -> None:
         self.tables.leases[holder] = self.tables.leases.get(holder, 0) + 1

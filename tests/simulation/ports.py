@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any, TypeVar
 
-from melt.errors import MintRejected, MintUnreachable, StoreUnavailable
+from melt.errors import MintRejected, MintUnreachable, StateRegressed, StoreUnavailable
 from melt.mint.sorting import NOT_SENT, sort_melt, sort_swap
 from melt.mint.transport import Answer
 from melt.model import (
@@ -323,8 +323,14 @@ class MintLink:
             posted.unpaid_seen_s.append(asyncio.get_running_loop().time())
         return quote
 
-    async def check_states(self, ys: Sequence[Y]) -> tuple[ProofState, ...]:
-        return await self._read("checkstate", lambda: self._mint.check(ys)) if ys else ()
+    async def check_states(self, ys: Sequence[Y], *, spent: Sequence[Y] | None = None) -> tuple[ProofState, ...]:
+        if not ys and spent is None:
+            return ()
+        answered = await self._read("checkstate", lambda: self._mint.check([*ys, *(spent or ())]))
+        alive = tuple(one.y for one in answered[len(ys) :] if one.state is not MintState.SPENT)
+        if alive:
+            raise StateRegressed("proofs that were SPENT are not", alive)
+        return answered[: len(ys)]
 
     async def restore(self, outputs: Sequence[BlindedMessage]) -> tuple[Restored, ...]:
         return await self._read("restore", lambda: self._mint.restore(outputs))

@@ -19,12 +19,13 @@ class FrontMint:
     """
     Answers by ``rules``; what has no rule is asked of ``upstream`` where there is one.
 
-    ``lie`` is applied to the real mint's states, each ``{"Y", "state"}``, while it is set. ``states_delay_s`` slows
-    every NUT-07 answer.
+    ``lie`` is applied to the real mint's states, each ``{"Y", "state"}``, while it is set. ``portal`` is said to whatever
+    is asked, while it is set: the mint is not reached. ``states_delay_s`` slows every NUT-07 answer.
     """
 
     def __init__(self, *, upstream: str | None = None, rules: dict[str, Rule] | None = None) -> None:
         self.lie: Callable[[list[dict[str, Any]]], list[dict[str, Any]]] | None = None
+        self.portal: Say | None = None
         self.states_delay_s = 0.0
         self._port = None if upstream is None else urlsplit(upstream).port
         self.server = ScriptedMint(rules)
@@ -68,6 +69,8 @@ class FrontMint:
 
     def _forward(self, asked: Asked) -> Say:
         assert self._port is not None
+        if self.portal is not None:
+            return self.portal
         try:
             body = request(self._port, asked.method, asked.path, asked.body)
         except HttpRefusal as refusal:

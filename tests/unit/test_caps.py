@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from melt.caps import HOUR_S, SHARE_FROM_DOCUMENTS, CapPolicy, Caps, RunTotals
+from melt.caps import HOUR_S, SHARE_FLOOR, SHARE_FROM_DOCUMENTS, CapPolicy, Caps, RunTotals
 
 WIDE = {"count_per_run": 10**6, "count_per_hour": 10**6, "value_per_run": 10**12, "share_per_run": 1.0}
 
@@ -52,12 +52,34 @@ def test_value_is_capped_by_unit():
 
 @pytest.mark.parametrize(
     ("documents", "allowed"),
-    [(SHARE_FROM_DOCUMENTS, 10), (1000, 100), (SHARE_FROM_DOCUMENTS - 1, 200)],
+    [(SHARE_FROM_DOCUMENTS - 1, 200), (SHARE_FROM_DOCUMENTS, SHARE_FLOOR), (50, SHARE_FLOOR), (100, 10), (1000, 100)],
 )
-def test_the_share_says_something_from_a_hundred_documents_on(documents, allowed):
+def test_the_share_says_something_from_ten_documents_on(documents, allowed):
     holder, totals = caps(share_per_run=0.1), RunTotals()
     done = sum(correct(holder, totals, documents=documents) is None for _ in range(200))
     assert done == allowed
+
+
+@pytest.mark.parametrize(
+    ("marks", "documents", "refused"),
+    [
+        pytest.param(9, 9, False, id="too few documents to say"),
+        pytest.param(5, 10, False, id="a handful"),
+        pytest.param(6, 10, True, id="more than a handful"),
+        pytest.param(25, 100, False, id="the share"),
+        pytest.param(26, 100, True, id="over the share"),
+        pytest.param(50, 50, True, id="everything is gone"),
+    ],
+)
+def test_a_page_of_which_too_much_reads_spent_is_refused_as_a_whole(marks, documents, refused):
+    name = caps(share_per_run=0.25).refuses_page(marks=marks, documents=documents)
+    assert name == ("corrections_max_share_per_cycle" if refused else None)
+
+
+def test_a_share_of_one_or_of_zero_means_it():
+    assert caps(share_per_run=1.0).refuses_page(marks=100, documents=100) is None
+    assert caps(share_per_run=0.0).refuses_page(marks=1, documents=100) is not None
+    assert correct(caps(share_per_run=0.0), RunTotals(), documents=100) is not None
 
 
 def test_zero_forbids_everything():

@@ -51,6 +51,9 @@ class Ahead:
     def frozen(self, *_: Any) -> None:
         return None
 
+    def distrusted(self, *_: Any) -> None:
+        return None
+
     async def quote(self, *_: Any) -> None:
         raise self.error
 
