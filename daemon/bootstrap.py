@@ -20,6 +20,7 @@ from daemon.api.peers import AllowList
 from daemon.embedded import EmbeddedStore
 from daemon.health import Health, HealthServer
 from daemon.instance import DataFolder, load_seed
+from daemon.lease import LeaseKeeper, LeasePolicy, SweepWork, sweep_loop
 from daemon.notify import Notifier
 from daemon.operations import DaemonOperations, Process
 from daemon.pauses import Pauses
@@ -102,8 +103,9 @@ class Daemon:
         holder = folder.instance_id(settings.instance_id_path)
         aliases = [MintAlias(alias) for alias in settings.mints]
         self.metrics = metrics = WatchingMetrics(version=version, clock=clock, mints=aliases)
-        loops = ["watch", "gauges", "webhook", *(f"sweep-{alias}" for alias in aliases)]
-        metrics.declare(aliases, units=("sat", "msat"), jobs=loops[3:], loops=loops)
+        sweeps = [sweep_loop(alias) for alias in aliases]
+        loops = ["watch", "gauges", "webhook", "lease", *sweeps]
+        metrics.declare(aliases, units=("sat", "msat"), jobs=sweeps, loops=loops)
         breakers = metrics.breakers = {
             alias: Breaker(
                 BreakerPolicy(
@@ -231,6 +233,14 @@ class Daemon:
             holder=holder,
             breakers=breakers,
         )
+        caps = Caps(
+            CapPolicy(
+                count_per_run=sweep.corrections_max_count_per_cycle,
+                count_per_hour=sweep.corrections_max_count_per_hour,
+                value_per_run=sweep.corrections_max_value_per_cycle,
+                share_per_run=sweep.corrections_max_share_per_cycle,
+            )
+        )
         reconciler = Reconciler(
             store=store,
             threads=threads,
@@ -241,14 +251,7 @@ class Daemon:
             entropy=entropy,
             telemetry=metrics,
             policy=ReconcilePolicy(pending_grace_s=sweep.pending_grace_s, confirm_after_s=sweep.confirm_after_s),
-            caps=Caps(
-                CapPolicy(
-                    count_per_run=sweep.corrections_max_count_per_cycle,
-                    count_per_hour=sweep.corrections_max_count_per_hour,
-                    value_per_run=sweep.corrections_max_value_per_cycle,
-                    share_per_run=sweep.corrections_max_share_per_cycle,
-                )
-            ),
+            caps=caps,
             holder=holder,
         )
         self.sweeper = Sweeper(
@@ -264,6 +267,28 @@ class Daemon:
         self._gauges_now = asyncio.Event()
         self._http: HealthServer | None = None
         self.supervisor = Supervisor(drain_s=settings.drain_s, counters=metrics, notifier=Notifier())
+        self._schedule = Schedule(metrics)
+        self._ticks: dict[MintAlias, Tick] = {}
+        self.leases = LeaseKeeper(
+            leases=store,
+            threads=threads,
+            clock=clock,
+            policy=LeasePolicy(lease_s=settings.lease_s),
+            holder=holder,
+            mints=aliases,
+            work=SweepWork(
+                sweeper=self.sweeper,
+                caps=caps,
+                leases=store,
+                threads=threads,
+                clock=clock,
+                metrics=metrics,
+                interval_s=sweep.interval_s,
+                ticks=self._ticks,
+                stalled_loops=self.supervisor.stalled,
+            ),
+            metrics=metrics,
+        )
         self.operations = DaemonOperations(
             store=store,
             threads=threads,
@@ -289,11 +314,10 @@ class Daemon:
             on_event=self._gauges_now.set,
             recovery=recovery,
             on_resolved=self._resolved,
+            lease_of=self.leases.status,
         )
         self._api: UnixServer | None = None
         self._schema_ok = False
-        self._schedule = Schedule(metrics)
-        self._ticks: list[Tick] = []
         self._compose(version)
 
     def _compose(self, version: str) -> None:
@@ -304,17 +328,20 @@ class Daemon:
         supervisor.add("mints", _nothing, self._stop_mints)
         supervisor.add("watcher", _nothing, self.watcher.stop)
         supervisor.add("schedule", self._schedule.start, self._schedule.stop)
+        supervisor.add("leases", _nothing, self.leases.close)
         supervisor.add("api", partial(self._start_api, version), self._stop_api)
         supervisor.add_loop("watch", self._watch)
         supervisor.add_loop("gauges", self._gauges)
+        supervisor.add_loop("lease", self._lease)
         if self.webhook is not None:
             supervisor.add_loop("webhook", self.webhook.run, stall_after_s=600.0)
         sweep = self.settings.sweep
         for alias in self.mints:
-            tick = self._schedule.every(f"sweep-{alias}", sweep.interval_s, jitter_s=sweep.interval_s * 0.05)
-            self._ticks.append(tick)
-            supervisor.add_loop(f"sweep-{alias}", partial(self._sweep, alias, tick))
+            tick = self._schedule.every(sweep_loop(alias), sweep.interval_s, jitter_s=sweep.interval_s * 0.05)
+            self._ticks[alias] = tick
+            supervisor.add_loop(sweep_loop(alias), partial(self._sweep, alias, tick))
         supervisor.on_drain("melts", self._drain_melts)
+        supervisor.on_drain("leases", self.leases.hand_over)
 
     # --- components ---
 
@@ -392,7 +419,12 @@ class Daemon:
             await self._api.stop(3)
 
     async def _drain_melts(self, deadline_s: float) -> None:
-        for wake in (self.engine.followed.set, self._gauges_now.set, *(tick.wake for tick in self._ticks)):
+        for wake in (
+            self.engine.followed.set,
+            self._gauges_now.set,
+            self.leases.changed.set,
+            *(tick.wake for tick in self._ticks.values()),
+        ):
             wake()  # loops that sleep see that they are to stop
         # What is left of the deadline is for the callers' answers and for the parts to stop.
         left = await self.engine.drain(max(0.0, deadline_s - min(3.0, deadline_s / 3)))
@@ -416,12 +448,25 @@ class Daemon:
             )
 
     async def _sweep(self, alias: MintAlias, tick: Tick, context: LoopContext) -> None:
-        """One mint's tours."""
+        """One mint's tours, while this instance holds its lease."""
         while not context.stopping.is_set():
             context.beat()
             if await tick.wait(SWEEP_BEAT_S) and not context.stopping.is_set():
-                await self.sweeper.tour(alias, context.stopping.is_set, context.beat)
+                with self.leases.tenure(alias) as tenure:
+                    if tenure is not None:
+                        await self.sweeper.tour(alias, tenure.stop_or(context.stopping.is_set), context.beat)
                 self._gauges_now.set()
+
+    async def _lease(self, context: LoopContext) -> None:
+        """Which mints this instance sweeps."""
+        while not context.stopping.is_set():
+            context.beat()
+            try:
+                delay = await self.leases.run_once()
+            except StoreError as error:
+                _log.warning("leases can't be renewed", code=error.code.value, detail=error.detail)
+                delay = 1.0
+            await self.clock.wait(self.leases.changed, delay)
 
     async def _gauges(self, context: LoopContext) -> None:
         """What the database knows, as metrics: open events survive a restart this way."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from daemon.pauses import Pauses
-    from daemon.ports import LoopStatus
+    from daemon.ports import LeaseStatus, LoopStatus
     from daemon.sweep import Sweeper
     from melt.errors import Severity
     from melt.events import CriticalEvents
@@ -92,6 +92,7 @@ class DaemonOperations:
     on_event: Callable[[], None]
     recovery: Recovery
     on_resolved: Callable[[Melt], None]
+    lease_of: Callable[[MintAlias], LeaseStatus | None]
     _reconciling: asyncio.Lock = field(default_factory=asyncio.Lock)
     _resolving: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -228,6 +229,7 @@ class DaemonOperations:
             frozen=self.critical.frozen(None, alias) is not None
             or self.critical.is_open(EventType.SENTINEL_FAILED, f"mint:{alias}"),
             sweep=self.sweeper.records.get(alias),
+            lease=self.lease_of(alias),
         )
 
     # --- acting ---

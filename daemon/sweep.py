@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from melt.drift import SEVERITIES
-from melt.errors import InvariantBroken, MintError, StoreError
+from melt.errors import InvariantBroken, LeaseLost, MintError, StoreError
 from melt.model import OPEN_DISCREPANCY, Action, Actor, DriftType, Finding, MintAlias, SweepRecord, TokenStatus
 from melt.reconcile import TOURED, MintUrls, Outcome, sort_urls
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from daemon.metrics import Metrics
     from melt.model import MalformedToken, Token, TokenId
@@ -71,10 +71,10 @@ class Sweeper:
         self.records: dict[MintAlias, SweepRecord] = {}
         self.unconfigured_documents = 0
 
-    async def load(self) -> None:
-        """Read where the tours were before the last stop."""
+    async def load(self, only: Collection[MintAlias] | None = None) -> None:
+        """Read where the tours are: before the last stop, or of another instance; of all mints, or ``only`` some."""
         for record in await self._threads(self._store.sweeps):
-            if record.mint in self._mints:
+            if record.mint in (self._mints if only is None else only):
                 self.records[record.mint] = record
 
     async def tour(self, alias: MintAlias, stop: Callable[[], bool], beat: Callable[[], None]) -> SweepRecord:
@@ -99,7 +99,8 @@ class Sweeper:
             record = await self._walk(alias, urls, record, outcome, stop, beat)
             if not stop():
                 record = await self._sample(alias, urls, record, outcome, stop, beat)
-                record = replace(record, position=None, finished_at=self._clock.now())
+                now = self._clock.now()
+                record = replace(record, position=None, finished_at=now, succeeded_at=now)
             error = None
         except InvariantBroken as broken:
             # What is not about one document is about all that this mint says: nothing is corrected until a person looked.
@@ -108,9 +109,14 @@ class Sweeper:
         except (MintError, StoreError) as problem:
             error = f"{problem.code}: {problem.detail}"
         record = replace(record, error=error, updated_at=self._clock.now())
-        await self._save(record)
+        try:
+            await self._save(record)
+        except LeaseLost as lost:
+            error = f"{lost.code}: {lost.detail}"
+            record = replace(record, error=error, finished_at=None)
         seconds = self._clock.monotonic() - started
-        self._metrics.sweep_finished(alias, ok=error is None, seconds=seconds)
+        if error is not None or record.finished_at is not None:
+            self._metrics.sweep_finished(alias, ok=error is None, seconds=seconds)
         self._say(alias, record, outcome, seconds, dry_run=self._is_paused(alias) is not None)
         if error is None and whole and record.finished_at is not None:
             self._show_liabilities(alias, outcome)
@@ -135,6 +141,7 @@ class Sweeper:
             corrected={},
             error=None,
             sampled=None if before is None else before.sampled,
+            succeeded_at=None if before is None else before.succeeded_at,
         )
 
     async def _urls(self, alias: MintAlias) -> tuple[str, ...]:
@@ -292,6 +299,8 @@ class Sweeper:
         self.records[record.mint] = record
         try:
             await self._threads(lambda: self._store.save_sweep(record))
+        except LeaseLost:
+            raise  # whoever holds it now goes on from the position that is stored
         except StoreError as problem:
             _log.warning("the sweep's position could not be saved", mint=record.mint, code=problem.code.value)
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 HOUR_S: Final = 3600.0
 SHARE_FROM_DOCUMENTS: Final = 100
@@ -54,6 +57,11 @@ class Caps:
         if documents >= SHARE_FROM_DOCUMENTS and totals.corrected + 1 > policy.share_per_run * documents:
             return "corrections_max_share_per_cycle"
         return None
+
+    def recall(self, times_s: Sequence[float]) -> None:
+        """Count what another instance corrected in the last hour, too; ``times_s`` on this process's monotonic clock."""
+        self._recent.extend(times_s)
+        self._recent = deque(sorted(self._recent), maxlen=self._recent.maxlen)
 
     def count(self, totals: RunTotals, *, value: int, unit: str, now_s: float) -> None:
         """Note a correction that was made."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 COMMITTING: Final = frozenset(
     {
         "advance",
+        "announce",
         "balances",
         "clear_unseen",
         "correct",
@@ -31,17 +32,21 @@ COMMITTING: Final = frozenset(
         "finish_fence",
         "finish_reclaim",
         "finish_swap",
+        "leave",
         "mark_tokens_spent",
         "plan_swap",
         "raise_counter",
         "raise_event",
         "record",
         "release",
+        "release_lease",
         "renew_instance",
+        "renew_lease",
         "reserve",
         "resolve_event",
         "save_sweep",
         "settle",
+        "take_lease",
     }
 )
 """The store's methods that commit a transaction."""

@@ -10,7 +10,7 @@ from pydantic import Field
 from daemon.api.answers import Answer
 
 if TYPE_CHECKING:
-    from daemon.ports import LoopStatus, MintStatus, StatusReport
+    from daemon.ports import LeaseStatus, LoopStatus, MintStatus, StatusReport
     from melt.model import SweepRecord
 
 
@@ -44,6 +44,18 @@ class SweepAnswer(Answer):
         )
 
 
+class LeaseAnswer(Answer):
+    """Which instance sweeps a mint."""
+
+    holder: str | None = Field(description="Its `instance_id`; null: nobody at the moment.")
+    epoch: int = Field(description="Rises with each change of the holder.")
+    here: bool = Field(description="Whether it is this instance.")
+
+    @classmethod
+    def of(cls, lease: LeaseStatus) -> Self:
+        return cls(holder=lease.holder, epoch=lease.epoch, here=lease.here)
+
+
 class MintAnswer(Answer):
     """One configured mint as the daemon sees it now."""
 
@@ -57,6 +69,7 @@ class MintAnswer(Answer):
     open_melts: int
     error: str | None
     sweep: SweepAnswer | None
+    lease: LeaseAnswer | None
 
     @classmethod
     def of(cls, mint: MintStatus) -> Self:
@@ -71,6 +84,7 @@ class MintAnswer(Answer):
             open_melts=mint.open_melts,
             error=mint.error,
             sweep=None if mint.sweep is None else SweepAnswer.of(mint.sweep),
+            lease=None if mint.lease is None else LeaseAnswer.of(mint.lease),
         )
 
 

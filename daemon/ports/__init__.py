@@ -22,9 +22,11 @@ from daemon.ports.core import (
     StatusReport,
     TokenMention,
 )
+from daemon.ports.leases import LeaseStatus
 
 __all__ = [
     "Check",
+    "LeaseStatus",
     "LoopCounters",
     "LoopStatus",
     "MeltEvidence",

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
+    from daemon.ports.leases import LeaseStatus
     from melt.errors import Severity
     from melt.model import (
         Actor,
@@ -69,6 +70,8 @@ class MintStatus:
     open_melts: int = 0
     error: str | None = None
     sweep: SweepRecord | None = None
+    lease: LeaseStatus | None = None
+    """Who sweeps it; None before the first look."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from melt.errors import Severity
     from melt.model.journal import Actor
+    from melt.model.lease import Fence
     from melt.model.words import (
         Action,
         DiscrepancyState,
@@ -126,6 +127,8 @@ class AuditEntry:
     discrepancy_id: str | None
     note: str | None = None
     """A person's reason, where a person decided."""
+    fence: Fence | None = None
+    """The lease that it was written under; None: by a melt or for a person. No two holders ever share an epoch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +185,7 @@ class SweepRecord:
 
     ``position`` is the last ``_id`` that was done, None before the first. Counts are documents and proofs of
     this tour. ``found`` and ``corrected`` are by drift type. ``sampled`` is how far the sample of spent and failed
-    documents has come, over all tours.
+    documents has come, over all tours; ``succeeded_at`` is when a tour last ended well, whoever ran it.
     """
 
     mint: MintAlias
@@ -198,6 +201,7 @@ class SweepRecord:
     corrected: Mapping[str, int]
     error: str | None
     sampled: TokenId | None = None
+    succeeded_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

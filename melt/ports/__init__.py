@@ -7,6 +7,7 @@ in a worker thread (:class:`StoreThreads`), so that no transaction spans an ``aw
 
 from __future__ import annotations
 
+from melt.ports.leases import Leases
 from melt.ports.outside import Clock, Entropy, Mint, Outputs, StoreThreads
 from melt.ports.store import Store, Tour
 from melt.ports.telling import EventNotices, EventSpool, Telemetry
@@ -16,6 +17,7 @@ __all__ = [
     "Entropy",
     "EventNotices",
     "EventSpool",
+    "Leases",
     "Mint",
     "Outputs",
     "Store",

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from pymongo.client_session import ClientSession
 
-    from melt.model import Actor, AuditEntry, MeltId, NewProof, Y
+    from melt.model import Actor, AuditEntry, Fence, MeltId, NewProof, Y
     from melt.store.connect import Collections, Document
 
 BATCH_MAX = 100
@@ -94,6 +94,7 @@ class Ledger:
         discrepancy_id: str | None = None,
         note: str | None = None,
         unique_proofs_indexed: bool = False,
+        fence: Fence | None = None,
     ) -> None:
         self._unique_proofs_indexed = unique_proofs_indexed
         self._c = collections
@@ -104,6 +105,7 @@ class Ledger:
         self._melt_id = melt_id
         self._discrepancy_id = discrepancy_id
         self._note = note
+        self._fence = fence
         self._names: set[str] = set()
         self.entries: list[AuditEntry] = []
         self.writes = 0
@@ -169,6 +171,7 @@ class Ledger:
             melt_id=self._melt_id,
             discrepancy_id=self._discrepancy_id,
             note=self._note,
+            fence=self._fence,
         )
         changed: Document = {"status": str(to), "updatedAt": self._now, "rev": (token.rev or 0) + 1}
         update: Document = {"$set": changed}
@@ -297,6 +300,7 @@ class Ledger:
                 melt_id=self._melt_id,
                 discrepancy_id=self._discrepancy_id,
                 note=self._note,
+                fence=self._fence,
             )
         )
         return token_id

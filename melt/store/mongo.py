@@ -9,6 +9,7 @@ import structlog
 from melt.store.connect import Collections, check_server, connect, database_of, open_database
 from melt.store.faults import store_method
 from melt.store.findings import Findings
+from melt.store.leases import LeaseStore
 from melt.store.records import Records
 from melt.store.schema import UniqueProofs, ensure_schema
 from melt.store.sessions import SessionBook
@@ -19,14 +20,14 @@ from melt.store.transactions import Transactions
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from melt.ports import Clock, Store, Telemetry
+    from melt.ports import Clock, Leases, Store, Telemetry
 
 CONNECTIONS_MAX = 16
 
 _log = structlog.get_logger("melt.store")
 
 
-class MongoStore(TokenReads, Settlement, Findings, Records):
+class MongoStore(TokenReads, Settlement, Findings, Records, LeaseStore):
     """
     Implements :class:`melt.ports.Store` with the synchronous driver: one code for SecantusDB and real MongoDB.
 
@@ -97,4 +98,8 @@ class MongoStore(TokenReads, Settlement, Findings, Records):
 
 def _keeps_the_contract(store: MongoStore) -> Store:
     """Lets the type checker hold the class to the port."""
+    return store
+
+
+def _keeps_the_leases(store: MongoStore) -> Leases:
     return store

@@ -21,6 +21,7 @@ from melt.model import (
 from melt.store.core import Core, bounded
 from melt.store.faults import Retry, store_method
 from melt.store.journal import moment, read_actor, record_time
+from melt.store.leases import read_fence
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -148,9 +149,10 @@ class Records(Core):
             "corrected": dict(record.corrected),
             "error": record.error,
             "sampled": record.sampled,
+            "succeeded_at": record.succeeded_at,
         }
         chosen = {"_id": raw["_id"]}
-        self._run(lambda session: self._c.sweeps.replace_one(chosen, raw, upsert=True, session=session))
+        self._run_fenced(lambda session: self._c.sweeps.replace_one(chosen, raw, upsert=True, session=session))
 
     @store_method
     def sweeps(self) -> tuple[SweepRecord, ...]:
@@ -216,6 +218,7 @@ def read_entry(raw: Document) -> AuditEntry:
         melt_id=None if raw.get("melt_id") is None else MeltId(raw["melt_id"]),
         discrepancy_id=raw.get("discrepancy_id"),
         note=raw.get("note"),
+        fence=read_fence(raw.get("fence")),
     )
 
 
@@ -235,6 +238,7 @@ def read_sweep(raw: Document) -> SweepRecord:
         corrected=_counts(raw.get("corrected")),
         error=raw.get("error"),
         sampled=None if raw.get("sampled") is None else TokenId(raw["sampled"]),
+        succeeded_at=moment(raw.get("succeeded_at")),
     )
 
 

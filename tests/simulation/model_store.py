@@ -201,6 +201,7 @@ class ModelStore(ModelJournal):
     def record(self, findings: Sequence[Finding]) -> tuple[Discrepancy, ...]:
         now = self._now()
         with self.tables.transaction():
+            self.require_fence()
             for finding in {_identity(finding): finding for finding in findings}.values():
                 key = _identity(finding)
                 self.tables.put(self.tables.discrepancies, key, _seen(self.tables.discrepancies.get(key), finding, now))
@@ -214,6 +215,8 @@ class ModelStore(ModelJournal):
                 for record in self.tables.discrepancies.values()
                 if record.subject in wanted and record.state in OPEN_DISCREPANCY and record.id not in spared
             ]
+            if unseen:
+                self.require_fence()
             for record in unseen:
                 self._close(record, DiscrepancyState.CLEARED, now)
         return len(unseen)
@@ -230,7 +233,10 @@ class ModelStore(ModelJournal):
 
     def _correct(self, correction: Correction, now: datetime) -> bool:
         operation = correction_operation(correction.discrepancy_id, correction.occurrence)
-        ledger = Ledger(self.tables, operation, now, correction.actor, discrepancy_id=correction.discrepancy_id)
+        fence = self.require_fence()
+        ledger = Ledger(
+            self.tables, operation, now, correction.actor, discrepancy_id=correction.discrepancy_id, fence=fence
+        )
         ledger.begin()
         token = ledger.load([correction.token_id])[0]
         if token.status is not correction.expected_status or token.rev != correction.expected_rev:
@@ -365,6 +371,7 @@ class ModelStore(ModelJournal):
         return tuple(sorted(found, key=lambda entry: (entry.at, entry.id), reverse=True)[: _bounded(limit)])
 
     def save_sweep(self, record: SweepRecord) -> None:
+        self.require_fence()
         self.tables.sweeps[record.mint] = record
 
     def sweeps(self) -> tuple[SweepRecord, ...]:

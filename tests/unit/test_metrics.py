@@ -12,11 +12,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from daemon.metrics import ALL_MINTS, MINTS_MAX, SEVERITIES_OF, UNCONFIGURED, UNITS_MAX, Metrics
 from melt.drift import SEVERITIES
 from melt.errors import Code, ConfigError, Severity
-from melt.model import DriftType, EventType, MeltState, MintAlias, TokenStatus
+from melt.model import DriftType, EventType, MeltState, MintAlias, TakenBecause, TokenStatus
 from melt.ports import Telemetry
 
 MAIN = MintAlias("main")
 BOUNDED_LABELS = {
+    "shard",
+    "why",
     "mint",
     "type",
     "severity",
@@ -73,6 +75,9 @@ def exercised() -> Metrics:
         telemetry.mint_request(mint, "checkstate", "ok", 0.02)
         telemetry.mint_request(mint, f"/v1/melt/quote/{NPUB}", NPUB, 0.02)
         metrics.set_mint_up(mint, up=True)
+        metrics.set_lease(mint, held=True, epoch=3)
+        metrics.lease_taken(mint, TakenBecause.LAPSED)
+        metrics.lease_lost(mint)
         metrics.set_sweep_progress(mint, done=5, total=10, eta_s=12.0)
         metrics.set_sweep_schedule(mint, interval_s=60, last_success=datetime(2024, 1, 1, tzinfo=UTC))
         metrics.set_liabilities(mint, "sat", TokenStatus.UNSPENT, 1000)
