@@ -58,6 +58,11 @@ class Caps:
             return "corrections_max_share_per_cycle"
         return None
 
+    @property
+    def hour_max(self) -> int:
+        """So many corrections an hour; to know of more says nothing more."""
+        return self._policy.count_per_hour
+
     def recall(self, times_s: Sequence[float]) -> None:
         """Count what another instance corrected in the last hour, too; ``times_s`` on this process's monotonic clock."""
         self._recent.extend(times_s)

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from melt.model import MintAlias
     from melt.ports import Clock, Leases, StoreThreads
 
-CORRECTIONS_MAX = 1000
-"""So many corrections of the last hour are taken over into the cap, at most: a listing's bound."""
-
 
 def sweep_loop(mint: MintAlias) -> str:
     """The supervised loop of a mint's tours."""
@@ -51,7 +48,7 @@ class SweepWork:
         since_s = HOUR_S if lost_s_ago is None else min(HOUR_S, lost_s_ago)
         now, now_s = self.clock.now(), self.clock.monotonic()
         since = now - timedelta(seconds=since_s)
-        made = await self.threads(lambda: self.leases.corrected_since(mint, since, CORRECTIONS_MAX))
+        made = await self.threads(lambda: self.leases.corrected_since(mint, since, self.caps.hour_max + 1))
         self.caps.recall([now_s - max(0.0, (now - at).total_seconds()) for at in made])
 
     async def follow(self, mints: Sequence[MintAlias]) -> None:

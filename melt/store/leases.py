@@ -14,7 +14,7 @@ import structlog
 from pymongo.errors import DuplicateKeyError
 
 from melt.model import DiscrepancyState, Fence, Lease, LeaseBook, Member, Shard
-from melt.store.core import Core, bounded, new_mark
+from melt.store.core import Core, new_mark
 from melt.store.faults import Retry, store_method
 from melt.store.journal import record_time
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from melt.store.sessions import SessionBook
 
 TURNS_MAX: Final = 20
+CORRECTED_MAX: Final = 100_000
+"""The most times of corrections that are read at a takeover (I11)."""
 _MEMBER: Final = "member:"
 _SWEEP: Final = "sweep:"
 
@@ -151,7 +153,7 @@ class LeaseStore(Core):
     def corrected_since(self, mint: MintAlias, since: datetime, limit: int) -> tuple[datetime, ...]:
         """See :meth:`melt.ports.Leases.corrected_since`: the records of what was corrected know it already."""
         chosen = {"state": str(DiscrepancyState.CORRECTED), "last_seen": {"$gte": since}, "mint": mint}
-        found = self._c.discrepancies.find(chosen, {"closed_at": 1}).limit(bounded(limit))
+        found = self._c.discrepancies.find(chosen, {"closed_at": 1}).limit(max(1, min(limit, CORRECTED_MAX)))
         return tuple(record_time(raw["closed_at"]) for raw in found if raw.get("closed_at") is not None)
 
 

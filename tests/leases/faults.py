@@ -53,7 +53,7 @@ def random_faults(lab: Lab, number: int) -> list[Fault]:
 
 
 def inflict(
-    lab: Lab, faults: Sequence[Fault], *, rest_s: tuple[float, float] = (0.2, 2.0), say: bool = False
+    lab: Lab, faults: Sequence[Fault], *, rest_s: tuple[float, float] = (0.2, 5.0), say: bool = False
 ) -> list[Done]:
     """One after the other, each on a daemon that holds something at that moment."""
     done: list[Done] = []
