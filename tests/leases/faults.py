@@ -72,7 +72,7 @@ def inflict(
 
 
 def _inflict(lab: Lab, fault: Fault, victim: str) -> Done:
-    refused = lab.refused()
+    refused, lost = lab.refused(), lab.losses()
     before = lab.held_by(victim)
     at = time.monotonic()
     if fault.kind == "SIGSTOP":
@@ -90,6 +90,8 @@ def _inflict(lab: Lab, fault: Fault, victim: str) -> Done:
         lab.daemons[victim].start()
     gone = lab.holder_of(victim)
     until(lambda: _all_held(lab, before), lambda: _who(lab, before, taken), SETTLE_S)
+    if fault.kind == "SIGSTOP" and fault.long:
+        until(lambda: lab.losses() > lost, lambda: _who(lab, before, taken), SETTLE_S)
     _all_taken(lab, before, taken)
     return Done(
         fault=fault,
