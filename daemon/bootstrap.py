@@ -23,6 +23,7 @@ from daemon.health import Health, HealthServer
 from daemon.hints import HintDesk, HintPolicy
 from daemon.instance import DataFolder, load_seed
 from daemon.lanes import FRESH_MELT_S, Lanes
+from daemon.lease import LeaseKeeper, LeasePolicy, SweepWork, sweep_loop
 from daemon.notify import Notifier
 from daemon.operations import DaemonOperations, Process
 from daemon.pace import Pace, PacePolicy
@@ -59,13 +60,14 @@ from melt.sentinels import Sentinels
 from melt.store import MongoStore, Threads
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from daemon.schedule import Tick
     from daemon.settings import Settings
     from daemon.supervisor import LoopContext
     from melt.ecash import Seed
     from melt.model import HintStatus, Melt
+    from melt.reconcile import Outcome
 
 _log = structlog.get_logger("meltd")
 
@@ -118,10 +120,11 @@ class Daemon:
         holder = folder.instance_id(settings.instance_id_path)
         aliases = [MintAlias(alias) for alias in settings.mints]
         self.metrics = metrics = WatchingMetrics(version=version, clock=clock, mints=aliases)
-        loops = ["watch", "gauges", "webhook", "summary", "restore"]
-        loops += [f"{lane}-{alias}" for lane in ("sweep", "warm") for alias in aliases]
-        metrics.declare(aliases, units=("sat", "msat"), jobs=loops[3:], loops=loops)
-        metrics.declare((), loops=[f"hints-{alias}" for alias in aliases if settings.subscriptions.enabled])
+        sweeps = [sweep_loop(alias) for alias in aliases]
+        jobs = [*sweeps, *(f"warm-{alias}" for alias in aliases), "summary", "restore"]
+        hints = [f"hints-{alias}" for alias in aliases if settings.subscriptions.enabled]
+        loops = ["watch", "gauges", "webhook", "lease", *jobs, *hints]
+        metrics.declare(aliases, units=("sat", "msat"), jobs=jobs, loops=loops)
         breakers = metrics.breakers = {
             alias: Breaker(
                 BreakerPolicy(
@@ -262,6 +265,14 @@ class Daemon:
                 share_per_run=sweep.corrections_max_share_per_cycle,
             )
         )
+        caps = Caps(
+            CapPolicy(
+                count_per_run=sweep.corrections_max_count_per_cycle,
+                count_per_hour=sweep.corrections_max_count_per_hour,
+                value_per_run=sweep.corrections_max_value_per_cycle,
+                share_per_run=sweep.corrections_max_share_per_cycle,
+            )
+        )
         reconciler = Reconciler(
             store=store,
             threads=threads,
@@ -384,6 +395,29 @@ class Daemon:
         )
         self._http: HealthServer | None = None
         self.supervisor = Supervisor(drain_s=settings.drain_s, counters=metrics, notifier=Notifier())
+        self._schedule = Schedule(metrics)
+        self._ticks: dict[MintAlias, Tick] = {}
+        self._other_ticks: list[Tick] = []
+        self.leases = LeaseKeeper(
+            leases=store,
+            threads=threads,
+            clock=clock,
+            policy=LeasePolicy(lease_s=settings.lease_s),
+            holder=holder,
+            mints=aliases,
+            work=SweepWork(
+                sweeper=self.sweeper,
+                caps=caps,
+                leases=store,
+                threads=threads,
+                clock=clock,
+                metrics=metrics,
+                interval_s=sweep.interval_s,
+                ticks=self._ticks,
+                stalled_loops=self.supervisor.stalled,
+            ),
+            metrics=metrics,
+        )
         self.operations = DaemonOperations(
             store=store,
             threads=threads,
@@ -414,6 +448,7 @@ class Daemon:
             hint_status=self._hint_status,
             holdings=store,
             plans=self.planner,
+            lease_of=self.leases.status,
         )
         self.repairs = DaemonRepairs(
             store=store,
@@ -436,8 +471,6 @@ class Daemon:
         )
         self._api: UnixServer | None = None
         self._schema_ok = False
-        self._schedule = Schedule(metrics)
-        self._ticks: list[Tick] = []
         self._compose(version)
 
     def _new_lanes(self, alias: MintAlias, entropy: SystemEntropy) -> Lanes:
@@ -468,30 +501,33 @@ class Daemon:
         supervisor.add("mints", _nothing, self._stop_mints)
         supervisor.add("watcher", _nothing, self.watcher.stop)
         supervisor.add("schedule", self._schedule.start, self._schedule.stop)
+        supervisor.add("leases", _nothing, self.leases.close)
         supervisor.add("api", partial(self._start_api, version), self._stop_api)
         supervisor.add_loop("watch", self._watch)
         supervisor.add_loop("gauges", self._gauges)
+        supervisor.add_loop("lease", self._lease)
         if self.webhook is not None:
             supervisor.add_loop("webhook", self.webhook.run, stall_after_s=600.0)
         sweep = self.settings.sweep
         for alias in self.mints:
-            tick = self._schedule.every(f"sweep-{alias}", sweep.interval_s, jitter_s=sweep.interval_s * 0.05)
-            self._ticks.append(tick)
-            supervisor.add_loop(f"sweep-{alias}", partial(self._sweep, alias, tick))
+            tick = self._schedule.every(sweep_loop(alias), sweep.interval_s, jitter_s=sweep.interval_s * 0.05)
+            self._ticks[alias] = tick
+            supervisor.add_loop(sweep_loop(alias), partial(self._sweep, alias, tick))
             warm_s = sweep.warm_interval_s
             tick = self._schedule.every(f"warm-{alias}", warm_s, jitter_s=warm_s * 0.1, at_once=False)
-            self._ticks.append(tick)
+            self._other_ticks.append(tick)
             supervisor.add_loop(f"warm-{alias}", partial(self._warm, alias, tick))
         tick = self._schedule.every("summary", self.settings.summary.interval_s, jitter_s=60.0)
-        self._ticks.append(tick)
+        self._other_ticks.append(tick)
         supervisor.add_loop("summary", partial(self._summarise, tick), stall_after_s=1800.0)
         restore = self.settings.restore
         tick = self._schedule.every("restore", restore.interval_s, jitter_s=restore.interval_s * 0.05, at_once=False)
-        self._ticks.append(tick)
+        self._other_ticks.append(tick)
         supervisor.add_loop("restore", partial(self._restore, tick))
         for alias, desk in self.hints.items():
             supervisor.add_loop(f"hints-{alias}", desk.run)
         supervisor.on_drain("melts", self._drain_melts)
+        supervisor.on_drain("leases", self.leases.hand_over)
 
     def _hint_desk(self, mint: HttpMint, reconciler: Reconciler, entropy: SystemEntropy) -> HintDesk:
         settings, alias = self.settings.subscriptions, mint.alias
@@ -503,7 +539,7 @@ class Daemon:
             watch_store=self.store,
             threads=self.threads,
             reconciler=reconciler,
-            in_turn=partial(self.lanes[alias].prompt_page, Lane.HINT),
+            in_turn=partial(self._hint_page, alias),
             clock=self.clock,
             entropy=entropy,
             policy=HintPolicy(
@@ -517,6 +553,12 @@ class Daemon:
             is_paused=partial(self.pauses.reason, alias),
             expected_documents=lambda: records[alias].total_documents if alias in records else 0,
         )
+
+    async def _hint_page(self, alias: MintAlias, work: Callable[[], Awaitable[None]], outcome: Outcome) -> None:
+        """A hint is followed by whoever sweeps the mint, in its turn there; the others get the same hint and leave it."""
+        with self.leases.tenure(alias) as tenure:
+            if tenure is not None:
+                await self.lanes[alias].prompt_page(Lane.HINT, work, outcome)
 
     def _hint_status(self, alias: MintAlias) -> HintStatus | None:
         desk = self.hints.get(alias)
@@ -612,7 +654,12 @@ class Daemon:
             await self._api.stop(3)
 
     async def _drain_melts(self, deadline_s: float) -> None:
-        for wake in (self.engine.followed.set, self._gauges_now.set, *(tick.wake for tick in self._ticks)):
+        for wake in (
+            self.engine.followed.set,
+            self._gauges_now.set,
+            self.leases.changed.set,
+            *(tick.wake for tick in (*self._ticks.values(), *self._other_ticks)),
+        ):
             wake()  # loops that sleep see that they are to stop
         # What is left of the deadline is for the callers' answers and for the parts to stop.
         left = await self.engine.drain(max(0.0, deadline_s - min(3.0, deadline_s / 3)))
@@ -636,23 +683,29 @@ class Daemon:
             )
 
     async def _sweep(self, alias: MintAlias, tick: Tick, context: LoopContext) -> None:
-        """One mint's tours, and one at once where the mint is believed again."""
+        """One mint's tours, while this instance holds its lease; and one at once where the mint is believed again."""
         while not context.stopping.is_set():
             context.beat()
             due = await tick.wait(SWEEP_BEAT_S)
-            if (due or await self.sentinels.probe(self.mints[alias])) and not context.stopping.is_set():
-                record = await self.sweeper.tour(alias, context.stopping.is_set, context.beat)
-                self._gauges_now.set()
-                retry_s = self.lanes[alias].pace.tour_ended(ok=record.error is None)
-                if retry_s is not None:
-                    asyncio.get_running_loop().call_later(retry_s, tick.wake)
+            with self.leases.tenure(alias) as tenure:
+                if tenure is None or context.stopping.is_set():
+                    continue
+                if not due and not await self.sentinels.probe(self.mints[alias]):
+                    continue
+                record = await self.sweeper.tour(alias, tenure.stop_or(context.stopping.is_set), context.beat)
+            self._gauges_now.set()
+            retry_s = self.lanes[alias].pace.tour_ended(ok=record.error is None)
+            if retry_s is not None:
+                asyncio.get_running_loop().call_later(retry_s, tick.wake)
 
     async def _warm(self, alias: MintAlias, tick: Tick, context: LoopContext) -> None:
-        """One mint's rounds over new and large documents."""
+        """One mint's rounds over new and large documents, by whoever sweeps it."""
         while not context.stopping.is_set():
             context.beat()
             if await tick.wait(SWEEP_BEAT_S) and not context.stopping.is_set():
-                await self.warm.round(alias, context.stopping.is_set, context.beat)
+                with self.leases.tenure(alias) as tenure:
+                    if tenure is not None:
+                        await self.warm.round(alias, tenure.stop_or(context.stopping.is_set), context.beat)
 
     async def _summarise(self, tick: Tick, context: LoopContext) -> None:
         """What a day cost and what is owed, written down."""
@@ -672,6 +725,17 @@ class Daemon:
             context.beat()
             if await tick.wait(SWEEP_BEAT_S) and not context.stopping.is_set():
                 await self.restores.round(context.stopping.is_set, context.beat)
+
+    async def _lease(self, context: LoopContext) -> None:
+        """Which mints this instance sweeps."""
+        while not context.stopping.is_set():
+            context.beat()
+            try:
+                delay = await self.leases.run_once()
+            except StoreError as error:
+                _log.warning("leases can't be renewed", code=error.code.value, detail=error.detail)
+                delay = 1.0
+            await self.clock.wait(self.leases.changed, delay)
 
     async def _gauges(self, context: LoopContext) -> None:
         """What the database knows, as metrics: open events survive a restart this way."""

@@ -13,6 +13,7 @@ lie, which clears an alert at each restart or raises one about a mint that nobod
 
 from __future__ import annotations
 
+import contextlib
 import math
 import platform
 import time
@@ -41,6 +42,7 @@ from melt.model import (
     MeltState,
     MintAlias,
     PlanState,
+    TakenBecause,
     TokenStatus,
 )
 from melt.ports import CaseStore, PlanStore, RepairStore, RestoreStore, Store, SummaryStore, WatchStore
@@ -151,6 +153,7 @@ class Metrics:
         self._make_melts()
         self._make_sweep()
         self._make_restore()
+        self._make_leases()
         self._make_edges()
         self._make_daemon()
         ProcessCollector(registry=self.registry)
@@ -272,6 +275,18 @@ class Metrics:
             "restored_late_change_amount_total",
             "The part of it that had been booked as a shortfall or a fee, in the unit.",
             *money,
+        )
+
+    def _make_leases(self) -> None:
+        self._lease_held = self._gauge(
+            "lease_held", "1 while this instance sweeps the mint; over all instances it is 1 at most.", "shard"
+        )
+        self._lease_epoch = self._gauge("lease_epoch", "Epoch of the lease: rises with each change of holder.", "shard")
+        self._lease_takeovers = self._counter(
+            "lease_takeovers_total", "Leases taken by this instance, and why they could be.", "shard", "why"
+        )
+        self._lease_losses = self._counter(
+            "lease_losses_total", "Leases that this instance lost without giving them up.", "shard"
         )
 
     def _make_edges(self) -> None:
@@ -404,6 +419,11 @@ class Metrics:
             self._lane_documents.labels(mint, lane)
         self._paused.labels(mint)
         self._circuit.labels(mint)
+        self._lease_held.labels(mint)
+        self._lease_epoch.labels(mint)
+        self._lease_losses.labels(mint)
+        for why in TakenBecause:
+            self._lease_takeovers.labels(mint, why)
 
     # --- labels ---
     def _mint(self, mint: str | None) -> str:
@@ -626,6 +646,32 @@ class Metrics:
     def summary_made(self) -> None:
         """All mints' rows of the day were written."""
         self._summary_success.set(self._now())
+
+    def set_lease(self, mint: MintAlias, *, held: bool, epoch: int) -> None:
+        """Who sweeps a mint, as read last. Who does not can't know what the database owes: those amounts go away."""
+        if mint not in self._mints:
+            return
+        self._lease_held.labels(mint).set(held)
+        self._lease_epoch.labels(mint).set(epoch)
+        if not held:
+            self._forget_liabilities(mint)
+            self._sweep_eta.labels(mint).set(math.nan)
+
+    def _forget_liabilities(self, mint: str) -> None:
+        for unit in self._units:
+            for status in TokenStatus:
+                with contextlib.suppress(KeyError):
+                    self._held.remove(mint, unit, status)
+
+    def lease_taken(self, mint: MintAlias, why: TakenBecause) -> None:
+        """We took the lease of a mint's sweep."""
+        if mint in self._mints:
+            self._lease_takeovers.labels(mint, why).inc()
+
+    def lease_lost(self, mint: MintAlias) -> None:
+        """The lease went to another instance, or could not be renewed in time."""
+        if mint in self._mints:
+            self._lease_losses.labels(mint).inc()
 
     def set_paused(self, mint: MintAlias | None, paused: bool) -> None:  # noqa: FBT001 - the value is the point
         """Pause of one mint, or of everything where ``mint`` is None."""

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from daemon.lanes import Lanes
     from daemon.pauses import Pauses
-    from daemon.ports import LoopStatus, PlanDesk
+    from daemon.ports import LeaseStatus, LoopStatus, PlanDesk
     from daemon.sweep import Sweeper
     from daemon.warm import WarmLane
     from melt.errors import Severity
@@ -109,6 +109,7 @@ class DaemonOperations:
     recovery: Recovery
     on_resolved: Callable[[Melt], None]
     plans: PlanDesk
+    lease_of: Callable[[MintAlias], LeaseStatus | None]
     hint_status: Callable[[MintAlias], HintStatus | None] = lambda _: None
     holdings: Holdings | None = None
     _reconciling: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -251,6 +252,7 @@ class DaemonOperations:
             sweep=self.sweeper.records.get(alias),
             pace=self._pace_status(alias),
             hints=self.hint_status(alias),
+            lease=self.lease_of(alias),
         )
 
     def _pace_status(self, alias: MintAlias) -> PaceStatus:

@@ -18,7 +18,7 @@ import structlog
 from daemon.ports import Lane
 from melt.detection import detection_lag_s, pass_page
 from melt.drift import SEVERITIES
-from melt.errors import InvariantBroken, MintError, StoreError
+from melt.errors import InvariantBroken, LeaseLost, MintError, StoreError
 from melt.model import (
     OPEN_DISCREPANCY,
     SWEEP_NAME,
@@ -35,7 +35,7 @@ from melt.model import (
 from melt.reconcile import TOURED, MintUrls, Outcome, sort_urls
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
     from datetime import datetime
 
     from daemon.lanes import Lanes
@@ -106,11 +106,12 @@ class Sweeper:
         self.records: dict[MintAlias, SweepRecord] = {}
         self.unconfigured_documents = 0
 
-    async def load(self) -> None:
-        """Read where the tours were before the last stop."""
-        self._first_seen = dict.fromkeys(self._mints, self._clock.now())
+    async def load(self, only: Collection[MintAlias] | None = None) -> None:
+        """Read where the tours are: before the last stop, or of another instance; of all mints, or ``only`` some."""
+        for alias in self._mints:
+            self._first_seen.setdefault(alias, self._clock.now())
         for record in await self._threads(self._store.sweeps):
-            if record.mint in self._mints:
+            if record.mint in (self._mints if only is None else only):
                 self.records[record.mint] = record
 
     def detection_lag_s(self, alias: MintAlias) -> float:
@@ -158,7 +159,13 @@ class Sweeper:
                     )
                 record = await self._sample(alias, urls, record, outcome, stop, beat)
                 now = self._clock.now()
-                record = replace(record, position=None, finished_at=now, solvency=_solvency(alias, outcome, now))
+                record = replace(
+                    record,
+                    position=None,
+                    finished_at=now,
+                    succeeded_at=now,
+                    solvency=_solvency(alias, outcome, now),
+                )
                 self._metrics.set_solvency(alias, record.solvency)
             error = None
         except InvariantBroken as broken:
@@ -169,9 +176,14 @@ class Sweeper:
             error = f"{problem.code}: {problem.detail}"
         record = replace(record, error=error, updated_at=self._clock.now())
         self.progress.pop(alias, None)
-        await self._save(record)
+        try:
+            await self._save(record)
+        except LeaseLost as lost:
+            error = f"{lost.code}: {lost.detail}"
+            record = replace(record, error=error, finished_at=None)
         seconds = self._clock.monotonic() - started
-        self._metrics.sweep_finished(alias, ok=error is None, seconds=seconds)
+        if error is not None or record.finished_at is not None:
+            self._metrics.sweep_finished(alias, ok=error is None, seconds=seconds)
         complete = error is None and whole and record.finished_at is not None
         plan = await self._offer(alias, outcome) if complete and outcome.dry_pages == 0 else None
         self._say(alias, record, outcome, seconds, dry_run=self._is_paused(alias) is not None, plan=plan)
@@ -217,6 +229,7 @@ class Sweeper:
             first_seen=self._first_seen.get(alias, now) if before is None else before.first_seen or before.started_at,
             passing=Passage(started_at=now),
             passed=None if before is None else before.passing if complete else before.passed,
+            succeeded_at=None if before is None else before.succeeded_at,
         )
 
     def _totals_of(self, alias: MintAlias, tour: int, fresh: RunTotals) -> RunTotals:
@@ -434,6 +447,8 @@ class Sweeper:
         self.records[record.mint] = record
         try:
             await self._threads(lambda: self._store.save_sweep(record))
+        except LeaseLost:
+            raise  # whoever holds it now goes on from the position that is stored
         except StoreError as problem:
             _log.warning("the sweep's position could not be saved", mint=record.mint, code=problem.code.value)
 

@@ -327,6 +327,25 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
                 unit="short",
                 queries=increase("meltd_sweeps_total", "mint, outcome", "{{mint}} {{outcome}}"),
             ),
+            Panel(
+                title="Instances that sweep a mint",
+                description="By mint: 1 in quiet times, 0 for a moment while a lease changes hands. 0 for long: nobody sweeps it.",
+                unit="short",
+                queries=one(f"sum by (shard) (meltd_lease_held{{{SCOPE}}})", "{{shard}}"),
+            ),
+            Panel(
+                title="Epoch of the lease",
+                description="Rises with each change of the holder; a staircase means that a lease goes to and fro.",
+                unit="short",
+                queries=one(f"max by (shard) (meltd_lease_epoch{{{SCOPE}}})", "{{shard}}"),
+            ),
+            Panel(
+                title="Leases taken and lost",
+                description="Taken, by why they could be: lapsed and lost mean that an instance died, hung or stood still.",
+                unit="short",
+                queries=increase("meltd_lease_takeovers_total", "why", "taken: {{why}}")
+                + increase("meltd_lease_losses_total", "shard", "lost: {{shard}}"),
+            ),
         ),
     ),
     (

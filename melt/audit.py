@@ -38,7 +38,7 @@ from melt.model import TOKEN_MOVES, AuditEntry
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from melt.model import Actor, MeltId, TokenId, TokenStatus, Y
+    from melt.model import Actor, Fence, MeltId, TokenId, TokenStatus, Y
 
 
 def reserve_operation(melt_id: MeltId) -> str:
@@ -97,6 +97,7 @@ def status_change(
     melt_id: MeltId | None = None,
     discrepancy_id: str | None = None,
     note: str | None = None,
+    fence: Fence | None = None,
 ) -> AuditEntry:
     """
     The entry of one status change.
@@ -122,6 +123,7 @@ def status_change(
         melt_id=melt_id,
         discrepancy_id=discrepancy_id,
         note=note,
+        fence=fence,
     )
 
 

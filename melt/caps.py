@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 HOUR_S: Final = 3600.0
 SHARE_FROM_DOCUMENTS: Final = 10
@@ -56,6 +59,16 @@ class Caps:
         if self._is_too_large_a_share(totals.corrected + 1, documents):
             return "corrections_max_share_per_cycle"
         return None
+
+    @property
+    def hour_max(self) -> int:
+        """So many corrections an hour; to know of more says nothing more."""
+        return self._policy.count_per_hour
+
+    def recall(self, times_s: Sequence[float]) -> None:
+        """Count what another instance corrected in the last hour, too; ``times_s`` on this process's monotonic clock."""
+        self._recent.extend(times_s)
+        self._recent = deque(sorted(self._recent), maxlen=self._recent.maxlen)
 
     def refuses_page(self, *, marks: int, documents: int) -> str | None:
         """

@@ -204,6 +204,13 @@ class LostRace(StoreError):
         super().__init__(Code.CONCURRENT_OPERATION, detail, hint="read again and retry")
 
 
+class LeaseLost(StoreError):
+    """The lease that a write was to be made under has another holder or epoch now; nothing was written."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(Code.CONCURRENT_OPERATION, detail, hint="the instance that holds it now goes on with the work")
+
+
 class DuplicateSecret(StoreError):
     """A proof that is about to be written already lies in another token document (I4)."""
 

@@ -26,6 +26,7 @@ COMMITTING: Final = frozenset(
         "acknowledge",
         "advance",
         "apply_repairs",
+        "announce",
         "balances",
         "clear_unseen",
         "correct",
@@ -35,6 +36,7 @@ COMMITTING: Final = frozenset(
         "finish_fence",
         "finish_reclaim",
         "finish_swap",
+        "leave",
         "mark_tokens_spent",
         "move_plan",
         "plan_swap",
@@ -42,14 +44,17 @@ COMMITTING: Final = frozenset(
         "raise_event",
         "record",
         "release",
+        "release_lease",
         "renew_instance",
         "reopen",
+        "renew_lease",
         "reserve",
         "resolve_event",
         "save_plan",
         "save_sweep",
         "settle",
         "wish_unique_proofs",
+        "take_lease",
     }
 )
 """The store's methods that commit a transaction."""

@@ -368,6 +368,8 @@ class AuditAnswer(Answer):
     melt_id: str | None
     discrepancy_id: str | None
     note: str | None = Field(description="A person's reason, where a person decided.")
+    shard: str | None = Field(description="The lease that it was written under; null: by a melt or for a person.")
+    epoch: int | None = Field(description="The lease's epoch then. No two instances ever had the same.")
 
     @classmethod
     def of(cls, entry: AuditEntry) -> Self:
@@ -384,6 +386,8 @@ class AuditAnswer(Answer):
             melt_id=entry.melt_id,
             discrepancy_id=entry.discrepancy_id,
             note=entry.note,
+            shard=None if entry.fence is None else entry.fence.shard,
+            epoch=None if entry.fence is None else entry.fence.epoch,
         )
 
 

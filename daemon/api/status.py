@@ -12,7 +12,7 @@ from daemon.api.pace import PaceAnswer
 from melt.model import PlanState
 
 if TYPE_CHECKING:
-    from daemon.ports import LoopStatus, MintStatus, StatusReport
+    from daemon.ports import LeaseStatus, LoopStatus, MintStatus, StatusReport
     from melt.model import HintStatus, Plan, SweepRecord
 
 
@@ -68,6 +68,18 @@ class HintsAnswer(Answer):
         )
 
 
+class LeaseAnswer(Answer):
+    """Which instance sweeps a mint."""
+
+    holder: str | None = Field(description="Its `instance_id`; null: nobody at the moment.")
+    epoch: int = Field(description="Rises with each change of the holder.")
+    here: bool = Field(description="Whether it is this instance.")
+
+    @classmethod
+    def of(cls, lease: LeaseStatus) -> Self:
+        return cls(holder=lease.holder, epoch=lease.epoch, here=lease.here)
+
+
 class MintAnswer(Answer):
     """One configured mint as the daemon sees it now."""
 
@@ -85,6 +97,7 @@ class MintAnswer(Answer):
     sweep: SweepAnswer | None
     pace: PaceAnswer | None
     hints: HintsAnswer | None = Field(description="Null where subscriptions are switched off.")
+    lease: LeaseAnswer | None
 
     @classmethod
     def of(cls, mint: MintStatus) -> Self:
@@ -101,6 +114,7 @@ class MintAnswer(Answer):
             sweep=None if mint.sweep is None else SweepAnswer.of(mint.sweep),
             pace=None if mint.pace is None else PaceAnswer.of(mint.pace),
             hints=None if mint.hints is None else HintsAnswer.of(mint.hints),
+            lease=None if mint.lease is None else LeaseAnswer.of(mint.lease),
         )
 
 

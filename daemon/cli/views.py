@@ -163,11 +163,25 @@ def status(body: Body) -> None:
         sweep = mint["sweep"] or {}
         up = {True: "up", False: "down", None: "-"}[mint["up"]]
         flags = " ".join(name for name in ("paused", "frozen") if mint[name]) or "-"
+        lease = mint.get("lease") or {}
+        swept_by = "here" if lease.get("here") else plain(lease.get("holder"))
         progress = f"{plain(sweep['documents'])} of {plain(sweep['total_documents'])}" if sweep else "-"
         corrected = sum(sweep["corrected"].values()) if sweep else None
         hints = (mint["hints"] or {}).get("link", "off")
-        rows.append((mint["alias"], mint["url"], up, flags, hints, progress, corrected, when(sweep.get("finished_at")), mint["open_melts"], mint["error"]))  # fmt: skip
-    columns = ("mint", "url", "up", "flags", "hints", "swept", "#corrected", "tour ended (UTC)", "#open melts", "error")
+        rows.append((mint["alias"], mint["url"], up, flags, hints, progress, swept_by, corrected, when(sweep.get("finished_at")), mint["open_melts"], mint["error"]))  # fmt: skip
+    columns = (
+        "mint",
+        "url",
+        "up",
+        "flags",
+        "hints",
+        "swept",
+        "by",
+        "#corrected",
+        "tour ended (UTC)",
+        "#open melts",
+        "error",
+    )
     table("Mints", columns, rows, empty="No mints are configured.")
     if body["mints"]:
         console().print(sweeps(body))

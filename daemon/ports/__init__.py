@@ -22,6 +22,7 @@ from daemon.ports.core import (
     StatusReport,
     TokenMention,
 )
+from daemon.ports.leases import LeaseStatus
 from daemon.ports.pace import Lane, PaceStatus
 from daemon.ports.plans import Casebook, PlanDesk
 from daemon.ports.repairs import Adoption, RepairProgress, RepairReport, RepairService
@@ -33,6 +34,7 @@ __all__ = [
     "Casebook",
     "Check",
     "Lane",
+    "LeaseStatus",
     "LoopCounters",
     "LoopStatus",
     "MeltEvidence",

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
+    from daemon.ports.leases import LeaseStatus
     from daemon.ports.pace import PaceStatus
     from melt.errors import Severity
     from melt.model import (
@@ -75,6 +76,8 @@ class MintStatus:
     pace: PaceStatus | None = None
     hints: HintStatus | None = None
     """None: subscriptions are switched off."""
+    lease: LeaseStatus | None = None
+    """Who sweeps it; None before the first look."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

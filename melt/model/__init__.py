@@ -18,6 +18,7 @@ from melt.model.findings import (
 )
 from melt.model.hints import Hint, HintDrop, HintKind, HintLink, HintState, HintStatus, WatchedDocument
 from melt.model.journal import Actor, InputRef, Melt, OutputPlan, Resolution, SwapPlan
+from melt.model.lease import Fence, Lease, LeaseBook, Member, Shard, TakenBecause, sweep_shard
 from melt.model.mint import (
     Ambiguous,
     BlindedMessage,
@@ -131,6 +132,7 @@ __all__ = [
     "Dleq",
     "DriftType",
     "EventType",
+    "Fence",
     "Finding",
     "Hint",
     "HintDrop",
@@ -144,6 +146,8 @@ __all__ = [
     "JournalKind",
     "Keyset",
     "KeysetId",
+    "Lease",
+    "LeaseBook",
     "MalformedToken",
     "Mark",
     "Melt",
@@ -151,6 +155,7 @@ __all__ = [
     "MeltId",
     "MeltQuote",
     "MeltState",
+    "Member",
     "MintAlias",
     "MintInfo",
     "MintState",
@@ -176,6 +181,7 @@ __all__ = [
     "Resolution",
     "ResolveAs",
     "Restored",
+    "Shard",
     "Signed",
     "Solvency",
     "SpentMemory",
@@ -183,6 +189,7 @@ __all__ = [
     "SwapAnswer",
     "SwapPlan",
     "SweepRecord",
+    "TakenBecause",
     "Token",
     "TokenId",
     "TokenStatus",
@@ -192,4 +199,5 @@ __all__ = [
     "WatchedDocument",
     "Y",
     "normalise_mint_url",
+    "sweep_shard",
 ]

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from melt.errors import Severity
     from melt.model.journal import Actor
+    from melt.model.lease import Fence
     from melt.model.passage import Passage
     from melt.model.summary import Solvency
     from melt.model.words import (
@@ -147,6 +148,8 @@ class AuditEntry:
     discrepancy_id: str | None
     note: str | None = None
     """A person's reason, where a person decided."""
+    fence: Fence | None = None
+    """The lease that it was written under; None: by a melt or for a person. No two holders ever share an epoch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,7 +208,8 @@ class SweepRecord:
     this tour. ``found`` and ``corrected`` are by drift type. ``sampled`` is how far the sample of spent and failed
     documents has come, over all tours. ``owed`` and ``honoured`` are by unit, of this tour so far, and ``solvency`` is
     what the last whole tour came to. ``passing`` is this tour's passage and ``passed`` that of the last complete
-    tour before it; ``first_seen`` is since when meltd knows the mint (:mod:`melt.detection`).
+    tour before it; ``first_seen`` is since when meltd knows the mint (:mod:`melt.detection`). ``succeeded_at`` is
+    when a tour last ended well, whoever ran it.
     """
 
     mint: MintAlias
@@ -227,6 +231,7 @@ class SweepRecord:
     first_seen: datetime | None = None
     passing: Passage | None = None
     passed: Passage | None = None
+    succeeded_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

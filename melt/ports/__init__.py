@@ -10,6 +10,7 @@ from __future__ import annotations
 from melt.ports.cases import CaseStore
 from melt.ports.hints import HintSource, HintTelemetry, WatchStore
 from melt.ports.holdings import Holdings
+from melt.ports.leases import Leases
 from melt.ports.outside import Clock, Entropy, Mint, Outputs, StoreThreads
 from melt.ports.plans import PlanStore
 from melt.ports.repairs import RepairStore, SecretTour
@@ -32,6 +33,7 @@ __all__ = [
     "Holdings",
     "HoldingsWalk",
     "LargeTokens",
+    "Leases",
     "Mint",
     "Outputs",
     "PlanStore",

@@ -37,10 +37,12 @@ def _can_be_swapped(proof: Proof, keyset: Keyset | None, unit: str) -> bool:
 
 
 async def _was_refused(recovery: Recovery, y: Y, now: datetime) -> bool:
+    """By the mint, that is: one that was cut short before its swap was planned was never asked for."""
     earlier = await recovery.threads(lambda: recovery.store.melts_with_proof(y, _LOOKED_AT))
     return any(
         melt.kind is JournalKind.RECLAIM
         and melt.state is MeltState.RELEASED
+        and melt.swap is not None
         and melt.ended_at is not None
         and now - melt.ended_at < REFUSED_FOR
         for melt in earlier

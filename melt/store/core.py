@@ -5,6 +5,10 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING, TypeVar
 
+import structlog
+
+from melt import fencing
+from melt.errors import LeaseLost
 from melt.store.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -13,12 +17,14 @@ if TYPE_CHECKING:
 
     from pymongo.client_session import ClientSession
 
-    from melt.model import Actor, MeltId
+    from melt.model import Actor, Fence, MeltId
     from melt.ports import Clock, Telemetry
     from melt.store.connect import Collections
     from melt.store.transactions import Transactions
 
 T = TypeVar("T")
+
+_log = structlog.get_logger("melt.store")
 
 LIMIT_MAX = 1000
 """The most records that one listing returns (I11)."""
@@ -43,6 +49,30 @@ class Core:
     def _run_alone(self, work: Callable[[ClientSession], T]) -> T:
         return self._transactions.run_alone(work)
 
+    def _run_fenced(self, work: Callable[[ClientSession], T]) -> T:
+        """Like :meth:`_run`; under a fence (:mod:`melt.fencing`) only while its lease stands, else LeaseLost."""
+        fence = fencing.current()
+        if fence is None:
+            return self._run(work)
+
+        def fenced(session: ClientSession) -> T:
+            self._hold_fence(session, fence)
+            return work(session)
+
+        return self._run(fenced)
+
+    def _hold_fence(self, session: ClientSession, fence: Fence) -> None:
+        """
+        Write to the lease in this transaction, so that it and a takeover can't both be committed.
+
+        To read the lease would not do: a snapshot may be older than a takeover that was committed since.
+        """
+        held = {"_id": str(fence.shard), "holder": fence.holder, "epoch": fence.epoch}
+        if self._c.leases.update_one(held, {"$inc": {"writes": 1}}, session=session).modified_count != 1:
+            _log.warning("a write was refused: the lease is another's", shard=fence.shard, epoch=fence.epoch)
+            msg = f"the lease {fence.shard} of epoch {fence.epoch} is held no longer"
+            raise LeaseLost(msg)
+
     def _new_ledger(
         self,
         session: ClientSession,
@@ -53,6 +83,7 @@ class Core:
         melt_id: MeltId | None = None,
         discrepancy_id: str | None = None,
         note: str | None = None,
+        fence: Fence | None = None,
     ) -> Ledger:
         return Ledger(
             self._c,
@@ -63,6 +94,7 @@ class Core:
             melt_id=melt_id,
             discrepancy_id=discrepancy_id,
             note=note,
+            fence=fence,
             unique_proofs_indexed=self.unique_proofs_indexed,
         )
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pymongo.errors import DuplicateKeyError
 
+from melt import fencing
 from melt.audit import correction_operation
 from melt.errors import LostRace, Severity
 from melt.model import (
@@ -72,7 +73,7 @@ class Findings(Core):
             def work(session: ClientSession, batch: Sequence[Finding] = batch) -> dict[str, Document]:
                 return self._record(session, batch, now)
 
-            recorded |= {key: read_discrepancy(raw) for key, raw in self._run(work).items()}
+            recorded |= {key: read_discrepancy(raw) for key, raw in self._run_fenced(work).items()}
         return tuple(recorded[discrepancy_id(finding)] for finding in findings)
 
     def _record(self, session: ClientSession, findings: Sequence[Finding], now: datetime) -> dict[str, Document]:
@@ -101,6 +102,7 @@ class Findings(Core):
         """See :meth:`melt.ports.Store.clear_unseen`. Acknowledged records stay acknowledged."""
         now = self._now()
         spared = set(seen)
+        fence = fencing.current()
         cleared = 0
         for batch in in_batches(list(dict.fromkeys(subjects)), BATCH_MAX):
 
@@ -110,6 +112,8 @@ class Findings(Core):
                 unseen = [open_id for open_id in open_ids if open_id not in spared]
                 if not unseen:
                     return 0
+                if fence is not None:  # only here: most pages have nothing to clear and write nothing
+                    self._hold_fence(session, fence)
                 closing = close_update(DiscrepancyState.CLEARED, now)
                 return self._c.discrepancies.update_many(
                     {"_id": {"$in": unseen}}, closing, session=session
@@ -132,7 +136,7 @@ class Findings(Core):
             return self._correct(session, correction, now)
 
         try:
-            return self._run(work)
+            return self._run_fenced(work)
         except AlreadyDone:
             return True
         except LostRace:
@@ -146,6 +150,7 @@ class Findings(Core):
             actor=correction.actor,
             discrepancy_id=correction.discrepancy_id,
             note=correction.note,
+            fence=fencing.current(),
         )
         ledger.begin()
         held = ledger.load([correction.token_id])[0]

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     from pymongo.client_session import ClientSession
 
-    from melt.model import Actor, AuditEntry, MeltId, NewProof, Y
+    from melt.model import Actor, AuditEntry, Fence, MeltId, NewProof, Y
     from melt.store.connect import Collections, Document
 
 BATCH_MAX = 100
@@ -95,6 +95,7 @@ class Ledger:
         discrepancy_id: str | None = None,
         note: str | None = None,
         unique_proofs_indexed: bool = False,
+        fence: Fence | None = None,
     ) -> None:
         self._unique_proofs_indexed = unique_proofs_indexed
         self._c = collections
@@ -105,6 +106,7 @@ class Ledger:
         self._melt_id = melt_id
         self._discrepancy_id = discrepancy_id
         self._note = note
+        self._fence = fence
         self._names: set[str] = set()
         self.entries: list[AuditEntry] = []
         self.writes = 0
@@ -170,6 +172,7 @@ class Ledger:
             melt_id=self._melt_id,
             discrepancy_id=self._discrepancy_id,
             note=self._note,
+            fence=self._fence,
         )
         changed: Document = {"status": str(to), "updatedAt": self._now, "rev": _next_rev(token.rev)}
         update: Document = {"$set": changed}
@@ -299,6 +302,7 @@ class Ledger:
                 melt_id=self._melt_id,
                 discrepancy_id=self._discrepancy_id,
                 note=self._note,
+                fence=self._fence,
             )
         )
         return token_id

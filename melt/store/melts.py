@@ -153,7 +153,8 @@ class Melts(Core):
         mark = new_mark()
         now = self._now()
         start = replace(melt, created_at=_whole_ms(melt.created_at), updated_at=now)
-        run = self._run if blanks is None else self._run_alone
+        # What has no blanks is a reclaim, which a tour may have begun; its later steps are the journal's own to guard.
+        run = self._run_fenced if blanks is None else self._run_alone
         return run(lambda session: self._reserve(session, start, blanks, seed_id, mark))
 
     def _reserve(

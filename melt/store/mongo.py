@@ -11,6 +11,7 @@ from melt.store.connect import Collections, check_server, connect, database_of, 
 from melt.store.faults import store_method
 from melt.store.findings import Findings
 from melt.store.holdings import Holdings
+from melt.store.leases import LeaseStore
 from melt.store.plans import Plans
 from melt.store.records import Records
 from melt.store.repairs import Repairs
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         CaseStore,
         Clock,
         LargeTokens,
+        Leases,
         PlanStore,
         RestoreStore,
         SpentRecords,
@@ -61,6 +63,7 @@ class MongoStore(
     Plans,
     Cases,
     SpentEvidence,
+    LeaseStore,
 ):
     """
     Implements :class:`melt.ports.Store` with the synchronous driver: one code for SecantusDB and real MongoDB.
@@ -166,4 +169,8 @@ def _tells_holdings(store: MongoStore) -> HoldingsPort:
 
 
 def _knows_what_was_spent(store: MongoStore) -> SpentRecords:
+    return store
+
+
+def _keeps_the_leases(store: MongoStore) -> Leases:
     return store

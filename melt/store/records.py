@@ -22,6 +22,7 @@ from melt.model import (
 from melt.store.core import Core, bounded
 from melt.store.faults import Retry, store_method
 from melt.store.journal import moment, read_actor, record_time
+from melt.store.leases import read_fence
 from melt.store.passages import raw_passage, read_passage
 
 if TYPE_CHECKING:
@@ -158,9 +159,10 @@ class Records(Core):
             "first_seen": record.first_seen,
             "passing": raw_passage(record.passing),
             "passed": raw_passage(record.passed),
+            "succeeded_at": record.succeeded_at,
         }
         chosen = {"_id": raw["_id"]}
-        self._run(lambda session: self._c.sweeps.replace_one(chosen, raw, upsert=True, session=session))
+        self._run_fenced(lambda session: self._c.sweeps.replace_one(chosen, raw, upsert=True, session=session))
 
     @store_method
     def sweeps(self) -> tuple[SweepRecord, ...]:
@@ -226,6 +228,7 @@ def read_entry(raw: Document) -> AuditEntry:
         melt_id=None if raw.get("melt_id") is None else MeltId(raw["melt_id"]),
         discrepancy_id=raw.get("discrepancy_id"),
         note=raw.get("note"),
+        fence=read_fence(raw.get("fence")),
     )
 
 
@@ -260,6 +263,7 @@ def read_sweep(raw: Document) -> SweepRecord:
         first_seen=moment(raw.get("first_seen")),
         passing=read_passage(raw.get("passing")),
         passed=read_passage(raw.get("passed")),
+        succeeded_at=moment(raw.get("succeeded_at")),
     )
 
 

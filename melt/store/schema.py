@@ -140,7 +140,20 @@ _EVENTS = _schema(
     ["_id", "identity", "type", "subject", "open", "opened_at", "last_seen", "sightings"],
     {"_id": _TEXT, "type": _words(EventType), "open": {"bsonType": "bool"}, "opened_at": _DATE, "last_seen": _DATE},
 )
-_LEASES = _schema(["_id", "renewals", "at"], {"_id": _TEXT, "renewals": _NATURAL, "at": _DATE})
+_LEASES = _schema(
+    ["_id", "renewals", "at"],
+    {
+        "_id": _TEXT,
+        "renewals": _NATURAL,
+        "at": _DATE,
+        "holder": _TEXT_OR_NONE,
+        "epoch": _NATURAL,
+        "writes": _NATURAL,
+        "shards": _TEXTS,
+        "sessions": _TEXTS,
+        "turns": {"bsonType": "array", "maxItems": 20},
+    },
+)
 _COUNTERS = _schema(["_id", "next"], {"_id": _TEXT, "next": {"bsonType": _NUMBER, "minimum": 0, "maximum": 2**31}})
 _SWEEPS = _schema(["_id", "tour", "started_at", "documents", "proofs"], {"_id": _TEXT, "tour": _NATURAL})
 _SUMMARIES = _schema(

@@ -19,6 +19,7 @@ from bson.binary import UUID_SUBTYPE, Binary
 from pymongo.errors import OperationFailure
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from pymongo import MongoClient
@@ -32,7 +33,7 @@ _log = structlog.get_logger("melt.store")
 
 
 class SessionBook:
-    """The ids of the sessions of this process, in a file of its own. Without a path it does nothing."""
+    """The ids of the sessions of this process, in a file of its own. Without a path they are only remembered."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
@@ -41,13 +42,13 @@ class SessionBook:
 
     def note(self, session: ClientSession) -> None:
         """Write the session down, once, before its first transaction. A file that can't be written is no reason to stop."""
-        if self._path is None:
-            return
         session_id = bytes(session.session_id["id"])
         with self._lock:
             if session_id in self._noted or len(self._noted) >= SESSIONS_MAX:
                 return
             self._noted.add(session_id)
+            if self._path is None:
+                return
             try:
                 descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
                 try:
@@ -56,6 +57,20 @@ class SessionBook:
                     os.close(descriptor)
             except OSError as error:
                 _log.warning("sessions can't be written down", path=str(self._path), error=error.strerror)
+
+    def known(self) -> list[str]:
+        """The ids of this process's sessions, as hex: for another instance that has to end them."""
+        with self._lock:
+            return sorted(session_id.hex() for session_id in self._noted)
+
+    def end(self, client: MongoClient[dict[str, Any]], sessions: Iterable[str]) -> int:
+        """
+        End sessions of another process of ours that is gone; returns how many. 0 where the server refuses.
+
+        Raises PyMongoError where the server can't be reached.
+        """
+        left = [bytes.fromhex(one) for one in sessions if _LINE.fullmatch(one)][-SESSIONS_MAX:]
+        return len(left) if left and _ended(client, left) else 0
 
     def end_left_behind(self, client: MongoClient[dict[str, Any]]) -> int:
         """
@@ -66,12 +81,7 @@ class SessionBook:
         left = self._read()
         if not left:
             return 0
-        try:
-            client.admin.command({"killSessions": [{"id": Binary(one, UUID_SUBTYPE)} for one in left]})
-        except OperationFailure as error:
-            _log.warning(
-                "transactions of an earlier run can't be ended; the server ends them by itself", code=error.code
-            )
+        if not _ended(client, left):
             return 0
         if self._path is not None:
             self._path.unlink(missing_ok=True)
@@ -87,3 +97,12 @@ class SessionBook:
         except OSError:
             return []
         return [bytes.fromhex(line) for line in lines if _LINE.fullmatch(line)][-SESSIONS_MAX:]
+
+
+def _ended(client: MongoClient[dict[str, Any]], sessions: Sequence[bytes]) -> bool:
+    try:
+        client.admin.command({"killSessions": [{"id": Binary(one, UUID_SUBTYPE)} for one in sessions]})
+    except OperationFailure as error:
+        _log.warning("transactions of an earlier run can't be ended; the server ends them by itself", code=error.code)
+        return False
+    return True

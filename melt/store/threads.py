@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
@@ -25,7 +26,7 @@ class Threads:
     Cancelling the waiter stops neither a method that runs nor one that still waits for a thread: once submitted it
     runs to its end, so that no transaction is torn and what a caller has asked for does not half happen. Its result
     is then dropped, its error with it. More than ``queue_max`` methods waiting or running are refused with
-    :class:`melt.errors.StoreUnavailable`.
+    :class:`melt.errors.StoreUnavailable`. A method sees the context variables of its caller (:mod:`melt.fencing`).
     """
 
     def __init__(self, workers: int = WORKERS_DEFAULT, *, queue_max: int = QUEUE_MAX_DEFAULT) -> None:
@@ -47,7 +48,7 @@ class Threads:
         if self._closed:
             msg = "the store is being closed"
             raise StoreUnavailable(msg)
-        running = asyncio.get_running_loop().run_in_executor(self._executor, work)
+        running = asyncio.get_running_loop().run_in_executor(self._executor, contextvars.copy_context().run, work)
         self._in_flight += 1
         running.add_done_callback(self._done)
         return await asyncio.shield(running)

@@ -15,12 +15,14 @@ from typing import Any
 
 import pytest
 
+from melt import fencing
 from melt.ecash import y_of
 from melt.errors import (
     Code,
     DuplicateMelt,
     DuplicateSecret,
     InvariantBroken,
+    LeaseLost,
     LostRace,
     Severity,
     StoreError,
@@ -34,9 +36,11 @@ from melt.model import (
     Dleq,
     DriftType,
     EventType,
+    Fence,
     Finding,
     JournalKind,
     KeysetId,
+    Lease,
     Melt,
     MeltId,
     MeltState,
@@ -48,11 +52,13 @@ from melt.model import (
     Resolution,
     ResolveAs,
     SweepRecord,
+    TakenBecause,
     Token,
     TokenId,
     TokenStatus,
+    sweep_shard,
 )
-from melt.ports import SpentRecords, Store
+from melt.ports import Leases, SpentRecords, Store
 from melt.store import MongoStore
 from tests.simulation.model_store import ModelStore
 from tests.support.store import KEYSET, MINT_URL, fake_proof, insert_token, insert_wallet, make_melt, npub
@@ -89,6 +95,11 @@ class Bench:
         self.clock = clock
         self._plant = plant
         self._wallet = wallet
+
+    @property
+    def leases(self) -> Leases:
+        """The same store; both implement the other port, too."""
+        return self.store  # type: ignore[return-value]
 
     def wallet(self, owner: str, unit: str = "sat", mint_url: str = MINT_URL) -> str:
         return self._wallet(owner, mint_url, unit)
@@ -945,3 +956,144 @@ def test_the_model_has_every_method_of_the_port() -> None:
     """A method that the model lacks would not be simulated."""
     wanted = {name for name in vars(Store) if not name.startswith("_")}
     assert wanted <= set(dir(ModelStore))
+
+
+# --- leases, and what is written under one ---
+
+SHARD = sweep_shard(MintAlias("m"))
+
+
+def sweep_record(tour: int = 1) -> SweepRecord:
+    at = datetime(2026, 3, 1, tzinfo=UTC)
+    return SweepRecord(
+        mint=MintAlias("m"),
+        tour=tour,
+        position=None,
+        started_at=at,
+        updated_at=at,
+        finished_at=None,
+        documents=0,
+        proofs=0,
+        total_documents=0,
+        found={},
+        corrected={},
+        error=None,
+        succeeded_at=at,
+    )
+
+
+def lease_of(bench: Bench) -> Lease | None:
+    return bench.leases.lease_book().leases.get(SHARD)
+
+
+def taken(bench: Bench, holder: str, why: TakenBecause = TakenBecause.LAPSED) -> Fence:
+    fence = bench.leases.take_lease(SHARD, holder, seen=lease_of(bench), why=why)
+    assert fence is not None
+    return fence
+
+
+def test_a_lease_is_taken_by_one_of_those_who_saw_it_the_same(bench: Bench) -> None:
+    assert lease_of(bench) is None
+    first = bench.leases.take_lease(SHARD, "a", seen=None, why=TakenBecause.FIRST)
+    assert first == Fence(shard=SHARD, holder="a", epoch=1)
+    assert bench.leases.take_lease(SHARD, "b", seen=None, why=TakenBecause.FIRST) is None
+    seen = lease_of(bench)
+    assert seen is not None
+    assert bench.leases.renew_lease(first)
+    assert bench.leases.take_lease(SHARD, "b", seen=seen, why=TakenBecause.LAPSED) is None, "it was renewed since"
+    second = taken(bench, "b")
+    assert second == Fence(shard=SHARD, holder="b", epoch=2)
+    assert not bench.leases.renew_lease(first)
+    assert not bench.leases.release_lease(first)
+    assert bench.leases.renew_lease(second)
+    assert bench.leases.release_lease(second)
+    free = lease_of(bench)
+    assert free is not None
+    assert (free.holder, free.epoch) == (None, 2)
+    assert taken(bench, "a").epoch == 3
+
+
+def test_members_say_what_they_can_do_until_they_leave(bench: Bench) -> None:
+    other = sweep_shard(MintAlias("n"))
+    bench.store.renew_instance("a")
+    bench.leases.announce("a", [SHARD, other])
+    bench.leases.announce("b", [SHARD])
+    bench.leases.announce("b", [])
+    members = bench.leases.lease_book().members
+    assert {m.holder: (m.shards, m.renewals) for m in members.values()} == {
+        "a": (frozenset({SHARD, other}), 1),
+        "b": (frozenset(), 2),
+    }
+    bench.leases.leave("a")
+    assert set(bench.leases.lease_book().members) == {"b"}
+    assert bench.store.instances() == {"a": 1}, "the lease of its melts is another thing"
+
+
+def test_writes_under_a_lease_that_has_gone_are_refused_and_write_nothing(bench: Bench) -> None:
+    owner = npub()
+    token = bench.token(owner, [8, 4])
+    spent = bench.token(owner, [16], status="spent")
+    stale = taken(bench, "a")
+    with fencing.under(stale):
+        record = bench.store.record([finding(token)])[0]
+        bench.store.save_sweep(sweep_record())
+    taken(bench, "b")
+    reclaim = make_melt([spent], kind=JournalKind.RECLAIM, payment_hash=None, idempotency_key=None, fee_reserve=0)
+    writes: list[Callable[[], object]] = [
+        lambda: bench.store.record([finding(token)]),
+        lambda: bench.store.clear_unseen([f"token:{token.id}"], []),
+        lambda: bench.store.correct(correction(record, token)),
+        lambda: bench.store.save_sweep(sweep_record(tour=9)),
+        lambda: bench.store.reserve(reclaim, blanks=None, seed_id=SEED),
+    ]
+
+    for write in writes:
+        with fencing.under(stale), pytest.raises(LeaseLost):
+            write()
+
+    assert bench.again(token) == token
+    after = bench.store.open_discrepancies_of([token.id], list(Severity))
+    assert [(one.sightings, one.state) for one in after] == [(1, DiscrepancyState.OPEN)]
+    assert [one.tour for one in bench.store.sweeps()] == [1]
+    assert bench.store.melt(reclaim.id) is None
+    assert bench.store.audit(token_id=None, melt_id=None, limit=10) == ()
+
+
+def test_a_lease_that_was_given_up_fences_too(bench: Bench) -> None:
+    fence = taken(bench, "a")
+    assert bench.leases.release_lease(fence)
+    with fencing.under(fence), pytest.raises(LeaseLost):
+        bench.store.save_sweep(sweep_record())
+
+
+def test_the_audit_says_under_which_lease_a_correction_was_made(bench: Bench) -> None:
+    owner = npub()
+    token, other = bench.token(owner, [8, 4]), bench.token(owner, [2])
+    fence = taken(bench, "a")
+    with fencing.under(fence):
+        record = bench.store.record([finding(token)])[0]
+        assert bench.store.correct(correction(record, token, ys=(token.proofs[0].y,)))
+    record = bench.store.record([finding(other)])[0]
+    assert bench.store.correct(correction(record, other))
+
+    entries = bench.store.audit(token_id=None, melt_id=None, limit=10)
+    by_token = {entry.token_id: entry.fence for entry in entries}
+    assert len(entries) == 3, "two documents and what was split off"
+    assert by_token.pop(other.id) is None
+    assert set(by_token.values()) == {fence}
+    assert bench.store.open_discrepancies_of([token.id, other.id], list(Severity)) == ()
+
+
+def test_corrections_of_the_last_hour_are_known_to_whoever_takes_over(bench: Bench) -> None:
+    owner = npub()
+    start = bench.clock.at
+    for _ in range(3):
+        token = bench.token(owner, [8])
+        record = bench.store.record([finding(token)])[0]
+        assert bench.store.correct(correction(record, token))
+    bench.store.record([finding(bench.token(owner, [4]))])
+
+    assert len(bench.leases.corrected_since(MintAlias("m"), start, 10)) == 3
+    assert len(bench.leases.corrected_since(MintAlias("m"), start, 2)) == 2
+    assert len(bench.leases.corrected_since(MintAlias("m"), start + timedelta(seconds=2), 10)) == 2
+    assert bench.leases.corrected_since(MintAlias("n"), start, 10) == ()

@@ -51,6 +51,8 @@ NO_CASE: Final[dict[str, str]] = {
     "store.move_plan": "tests/e2e/test_plans_flow.py kills the daemon there while it applies a plan",
     "store.drop_plan_items": "forgets the items of a plan that nobody approved; left lying they do no harm",
     "store.expire_plans": "closes plans whose time is over, which the next look does as well",
+    "store.leave": "a clean stop alone passes it, after the melts have ended and the leases were given up",
+    "store.release_lease": "a clean stop passes it, and an instance with a surplus; tests/leases kills daemons all around it",
     "store.mark_tokens_spent": "part of the library's API for services; no path of the daemon calls it",
 }
 """Why a store method has no case: a melt and a sweep can't pass it."""
@@ -280,6 +282,9 @@ def _crashes() -> dict[str, Crash]:
         "store.raise_event": (WRONG_PREIMAGE, "store.raise_event"),
         "store.resolve_event": (PLAIN, started),
         "store.renew_instance": (HANGING, "store.renew_instance"),
+        "store.announce": (HANGING, "store.announce"),
+        "store.take_lease": (HANGING, "store.take_lease"),
+        "store.renew_lease": (HANGING, "store.renew_lease"),
         "store.balances": (LOOKED_AT, "store.balances"),
         "store.clear_unseen": (SWEPT, "store.clear_unseen"),
         "store.save_sweep": (SWEPT, "store.save_sweep"),

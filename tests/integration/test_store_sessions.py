@@ -6,7 +6,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
-from melt.model import EventType
+from melt.model import EventType, Fence, MintAlias, TakenBecause, sweep_shard
 from melt.store.sessions import SessionBook
 from tests.support.daemon import ROOT
 
@@ -21,7 +21,7 @@ KILLED = """
 import sys
 from pathlib import Path
 from melt import failpoints
-from melt.model import EventType
+from melt.model import EventType, Fence, MintAlias, TakenBecause, sweep_shard
 from melt.store import MongoStore
 from tests.support.store import SystemClock
 store = MongoStore(sys.argv[1], sys.argv[2], clock=SystemClock(), retry_writes=False, sessions_file=Path(sys.argv[3]))
@@ -62,3 +62,35 @@ def test_junk_in_the_book_is_passed_over(tmp_path: Path) -> None:
 
     assert SessionBook(book).end_left_behind(Client()) == 0
     assert asked == []
+
+
+HOLDER = """
+import sys
+from melt import failpoints
+from melt.model import MintAlias, TakenBecause, sweep_shard
+from melt.store import MongoStore
+from tests.support.store import SystemClock
+store = MongoStore(sys.argv[1], sys.argv[2], clock=SystemClock(), retry_writes=False)
+shard = sweep_shard(MintAlias("m"))
+fence = store.take_lease(shard, "gone", seen=None, why=TakenBecause.FIRST)
+store.announce("gone", [shard])
+failpoints.arm("store.renew_lease.before_commit")
+store.renew_lease(fence)
+"""
+
+
+def test_a_holder_that_died_in_a_transaction_on_its_lease_does_not_keep_it(
+    make_store: Callable[..., MongoStore], store_process: EmbeddedStore, database_name: str
+) -> None:
+    """A server keeps the dead client's transaction for a minute; whoever takes the lease over does not wait for that."""
+    store = make_store(transaction_deadline_s=3.0)
+    arguments = [sys.executable, "-c", HOLDER, store_process.uri, database_name]
+    killed = subprocess.run(arguments, cwd=ROOT, timeout=60, check=False)
+    assert killed.returncode == -9
+    shard = sweep_shard(MintAlias("m"))
+    seen = store.lease_book().leases[shard]
+
+    fence = store.take_lease(shard, "next", seen=seen, why=TakenBecause.LAPSED)
+
+    assert fence == Fence(shard=shard, holder="next", epoch=2)
+    assert store.renew_lease(fence)

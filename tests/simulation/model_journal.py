@@ -44,6 +44,7 @@ from melt.model import (
     Y,
     normalise_mint_url,
 )
+from tests.simulation.model_leases import ModelLeases
 from tests.simulation.model_ledger import AlreadyDone, Ledger, Tables
 
 SOURCES_MAX = 1000
@@ -52,7 +53,7 @@ _FIXED = frozenset({"id", "rev", "state", "created_at", "updated_at"})
 _CHANGEABLE = frozenset(field.name for field in fields(Melt)) - _FIXED
 
 
-class ModelJournal:
+class ModelJournal(ModelLeases):
     """Melts, from T1 to their end."""
 
     tables: Tables
@@ -110,6 +111,8 @@ class ModelJournal:
         created = melt.created_at.replace(microsecond=melt.created_at.microsecond // 1000 * 1000)
         entry = replace(melt, created_at=created, updated_at=now)
         with self.tables.transaction():
+            if blanks is None:
+                self.require_fence()
             self._refuse_claimed(entry)
             if blanks is not None:
                 entry = replace(entry, blanks=self._take_counters(seed_id, blanks[0], (0,) * blanks[1]))

@@ -20,13 +20,17 @@ from melt.model import (
     AuditEntry,
     CriticalEvent,
     Discrepancy,
+    Fence,
+    Lease,
     MalformedToken,
     Melt,
     MeltId,
+    Member,
     NewProof,
     Owner,
     Proof,
     Reservation,
+    Shard,
     SweepRecord,
     Token,
     TokenId,
@@ -74,6 +78,8 @@ class Tables:
         self.discrepancies: dict[str, Discrepancy] = {}
         self.events: list[CriticalEvent] = []
         self.leases: dict[str, int] = {}
+        self.shards: dict[Shard, Lease] = {}
+        self.members: dict[str, Member] = {}
         self.sweeps: dict[str, SweepRecord] = {}
         self.secrets: dict[str, TokenId] = {}
         self.on_commit: Callable[[Commit], None] | None = None
@@ -175,6 +181,7 @@ class Ledger:
     melt_id: MeltId | None = None
     discrepancy_id: str | None = None
     note: str | None = None
+    fence: Fence | None = None
     writes: int = 0
 
     @property
@@ -244,6 +251,7 @@ class Ledger:
                 melt_id=self.melt_id,
                 discrepancy_id=self.discrepancy_id,
                 note=self.note,
+                fence=self.fence,
             )
         )
 

@@ -212,6 +212,7 @@ class ModelStore(ModelJournal):
     def record(self, findings: Sequence[Finding]) -> tuple[Discrepancy, ...]:
         now = self._now()
         with self.tables.transaction():
+            self.require_fence()
             for finding in {_identity(finding): finding for finding in findings}.values():
                 key = _identity(finding)
                 self.tables.put(self.tables.discrepancies, key, _seen(self.tables.discrepancies.get(key), finding, now))
@@ -225,6 +226,8 @@ class ModelStore(ModelJournal):
                 for record in self.tables.discrepancies.values()
                 if record.subject in wanted and record.state in OPEN_DISCREPANCY and record.id not in spared
             ]
+            if unseen:
+                self.require_fence()
             for record in unseen:
                 self._close(record, DiscrepancyState.CLEARED, now)
         return len(unseen)
@@ -241,6 +244,7 @@ class ModelStore(ModelJournal):
 
     def _correct(self, correction: Correction, now: datetime) -> bool:
         operation = correction_operation(correction.discrepancy_id, correction.occurrence)
+        fence = self.require_fence()
         ledger = Ledger(
             self.tables,
             operation,
@@ -248,6 +252,7 @@ class ModelStore(ModelJournal):
             correction.actor,
             discrepancy_id=correction.discrepancy_id,
             note=correction.note,
+            fence=fence,
         )
         ledger.begin()
         token = ledger.load([correction.token_id])[0]
@@ -382,6 +387,7 @@ class ModelStore(ModelJournal):
         return tuple(sorted(found, key=lambda entry: (entry.at, entry.id), reverse=True)[: _bounded(limit)])
 
     def save_sweep(self, record: SweepRecord) -> None:
+        self.require_fence()
         self.tables.sweeps[record.mint] = record
 
     def sweeps(self) -> tuple[SweepRecord, ...]:

@@ -92,3 +92,12 @@ def test_the_memory_of_the_hour_is_bounded_by_its_cap():
     for _ in range(1000):
         holder.count(RunTotals(), value=1, unit="sat", now_s=0)
     assert holder.refuses(RunTotals(), value=1, unit="sat", documents=1, now_s=1) == "corrections_max_count_per_hour"
+
+
+def test_what_another_instance_corrected_counts_for_the_hour():
+    holder = caps(count_per_hour=3)
+    holder.count(RunTotals(), value=1, unit="sat", now_s=1000.0)
+    holder.recall([500.0, 1500.0])
+    assert correct(holder, RunTotals(), now_s=2000.0) == "corrections_max_count_per_hour"
+    assert correct(holder, RunTotals(), now_s=500.0 + HOUR_S + 1) is None
+    assert correct(holder, RunTotals(), now_s=500.0 + HOUR_S + 2) == "corrections_max_count_per_hour"

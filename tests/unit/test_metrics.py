@@ -13,11 +13,24 @@ from daemon.metrics import ALL_MINTS, MINTS_MAX, SEVERITIES_OF, UNCONFIGURED, UN
 from daemon.ports import Lane
 from melt.drift import SEVERITIES
 from melt.errors import Code, ConfigError, Severity
-from melt.model import DriftType, EventType, HintDrop, HintKind, MeltState, MintAlias, PlanState, Solvency, TokenStatus
+from melt.model import (
+    DriftType,
+    EventType,
+    HintDrop,
+    HintKind,
+    MeltState,
+    MintAlias,
+    PlanState,
+    Solvency,
+    TakenBecause,
+    TokenStatus,
+)
 from melt.ports import HintTelemetry, Telemetry
 
 MAIN = MintAlias("main")
 BOUNDED_LABELS = {
+    "shard",
+    "why",
     "mint",
     "lane",
     "type",
@@ -77,6 +90,9 @@ def exercised() -> Metrics:
         telemetry.mint_request(mint, "checkstate", "ok", 0.02)
         telemetry.mint_request(mint, f"/v1/melt/quote/{NPUB}", NPUB, 0.02)
         metrics.set_mint_up(mint, up=True)
+        metrics.set_lease(mint, held=True, epoch=3)
+        metrics.lease_taken(mint, TakenBecause.LAPSED)
+        metrics.lease_lost(mint)
         metrics.set_sweep_progress(mint, done=5, total=10, eta_s=12.0)
         metrics.set_sweep_schedule(mint, interval_s=60, last_success=datetime(2024, 1, 1, tzinfo=UTC))
         metrics.watch_detection_lag(mint, lambda: 12.0, target_s=600)
