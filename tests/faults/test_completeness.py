@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from melt.failpoints import BOUNDARIES, ENDPOINTS
+import ast
+from pathlib import Path
+
+import melt.store
+from melt.failpoints import BOUNDARIES, COMMITTING, ENDPOINTS
 from tests.faults import answers, crashes, network
 from tests.faults.network import ACTS
 from tests.faults.table import all_cases, skipped
@@ -15,6 +19,35 @@ def test_every_boundary_of_effect_has_a_case_or_a_reason() -> None:
     assert without_case == frozenset(), "new boundaries: add them to tests/faults/crashes.py"
     assert without_boundary == frozenset(), "these boundaries are gone"
     assert frozenset(crashes.CRASHES) < BOUNDARIES
+
+
+def _committing_in_the_code() -> set[str]:
+    """The store's methods that reach a transaction, by the calls in their source."""
+    calls: dict[str, set[str]] = {}
+    methods: set[str] = set()
+    for file in Path(str(melt.store.__file__)).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(node, ast.FunctionDef):
+                continue
+            if any(isinstance(one, ast.Name) and one.id == "store_method" for one in node.decorator_list):
+                methods.add(node.name)
+            calls.setdefault(node.name, set()).update(
+                one.func.attr
+                for one in ast.walk(node)
+                if isinstance(one, ast.Call) and isinstance(one.func, ast.Attribute)
+                if isinstance(one.func.value, ast.Name) and one.func.value.id == "self"
+            )
+    reach = {"_run", "_run_fenced"}
+    while more := {name for name, called in calls.items() if called & reach} - reach:
+        reach |= more
+    return methods & reach
+
+
+def test_every_method_that_commits_is_a_boundary() -> None:
+    found = _committing_in_the_code()
+
+    assert len(found) > 20
+    assert found - COMMITTING == set(), "new methods that commit: add them to melt.failpoints"
 
 
 def test_every_fault_of_the_proxy_is_tried_on_every_endpoint() -> None:

@@ -11,7 +11,7 @@ import pytest
 from daemon.metrics import Metrics
 from daemon.ports import Lane
 from melt.errors import Severity
-from melt.model import DriftType, EventType, MeltState, MintAlias, TokenStatus
+from melt.model import DriftType, EventType, MeltState, MintAlias, Solvency, TokenStatus
 from tests.support.prometheus import PrometheusProcess
 
 pytestmark = pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed")
@@ -35,6 +35,14 @@ def metrics() -> Metrics:
     made.set_sweep_duty(MAIN, 0.5)
     made.lane_documents(MAIN, Lane.COLD, 10)
     made.set_liabilities(MAIN, "sat", TokenStatus.UNSPENT, 1000)
+    made.set_solvency(MAIN, [Solvency(mint=MAIN, unit="sat", owed=1000, honoured=1000, at=datetime.now(UTC))])
+    made.set_lease(MAIN, held=True, epoch=3)
+    made.set_liabilities(MAIN, "sat", TokenStatus.UNSPENT, 1000)
+    made.set_open_cases(oldest_age_s={}, value={("LOW", "sat"): 8})
+    made.set_plans({}, oldest_age_s=0)
+    made.set_mint_frozen(MAIN, frozen=False)
+    made.hints_connected(MAIN, connected=True)
+    made.summary_made()
     return made
 
 

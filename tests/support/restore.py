@@ -21,6 +21,7 @@ from melt.reconcile import ReconcilePolicy, Reconciler
 from melt.recovery import Patience, Recovery, RecoveryPolicy
 from melt.recovery.reclaim import reclaim
 from melt.restore import RestorePolicy, Restorer
+from melt.sentinels import Sentinels
 from melt.store import Threads
 from tests.support.mint import TestWallet
 from tests.support.store import insert_token, insert_wallet, make_melt, npub
@@ -71,8 +72,8 @@ class WilfulMint:
         found = list(await self.real.restore(outputs))
         return tuple(found if self.edit_restored is None else self.edit_restored(found))
 
-    async def check_states(self, ys: Sequence[Any]) -> tuple[ProofState, ...]:
-        found = list(await self.real.check_states(ys))
+    async def check_states(self, ys: Sequence[Any], *, spent: Sequence[Any] | None = None) -> tuple[ProofState, ...]:
+        found = list(await self.real.check_states(ys, spent=spent))
         return tuple(found if self.edit_states is None else self.edit_states(found))
 
 
@@ -117,6 +118,13 @@ class RestoreBench:
             corrections=Corrections(self.store, self.threads, self.metrics),
             recovery=self.recovery,
             events=self.events,
+            sentinels=Sentinels(
+                records=self.store,
+                threads=self.threads,
+                events=self.events,
+                clock=self.clock,
+                entropy=self.entropy,
+            ),
             clock=self.clock,
             entropy=self.entropy,
             telemetry=self.metrics,

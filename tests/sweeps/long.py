@@ -196,6 +196,7 @@ def main() -> int:
             settings={
                 "sweep.page_documents": options.page,
                 "sweep.interval_s": 3600,
+                "sweep.signature_sample_share": 0,
                 "sweep.duty_min": 1,
                 "sweep.duty_max": 1,
                 "log.level": "INFO",
