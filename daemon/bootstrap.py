@@ -189,7 +189,7 @@ class Daemon:
             notices=self.webhook,
         )
         self.sentinels = sentinels = Sentinels(
-            records=store, threads=threads, events=events, clock=clock, entropy=entropy
+            records=store, store=store, threads=threads, events=events, clock=clock, entropy=entropy
         )
         corrections = Corrections(store, threads, metrics)
         melt, sweep = settings.melt, settings.sweep

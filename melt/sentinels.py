@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Final
 from melt.drift import SEVERITIES
 from melt.errors import MintError, MintUntrusted, NotTheMint, StateRegressed, StoreError
 from melt.events import DISTRUSTING
-from melt.model import SANE_AGAIN, Action, DriftType, EventType, MintState, SpentMemory, Verdict, Y
+from melt.model import SANE_AGAIN, Action, DriftType, EventType, Finding, MintState, SpentMemory, Verdict, Y
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from melt.corrections import Judged
     from melt.events import CriticalEvents
     from melt.model import Keyset, KeysetId, MintAlias, Token
-    from melt.ports import Clock, Entropy, Mint, SpentRecords, StoreThreads
+    from melt.ports import Clock, Entropy, Mint, SpentRecords, Store, StoreThreads
 
 KNOWN_MAX: Final = 64
 """How many Ys the records give for the sentinels of a mint."""
@@ -75,12 +75,14 @@ class Sentinels:
         self,
         *,
         records: SpentRecords,
+        store: Store,
         threads: StoreThreads,
         events: CriticalEvents,
         clock: Clock,
         entropy: Entropy,
     ) -> None:
         self._records = records
+        self._store = store
         self._threads = threads
         self._events = events
         self._clock = clock
@@ -161,6 +163,8 @@ class Sentinels:
             if memory.accepted_at != known.memory.accepted_at:
                 known.learned.clear()
             known.memory, known.read_at = memory, now
+        if known.failed and not regressed:  # a person has resolved the event
+            await self._threads(lambda: self._store.clear_unseen([_subject(mint.alias)], ()))
         known.failed = (known.failed or known.memory.regressed[:FAILED_MAX]) if regressed else ()
         return known
 
@@ -192,6 +196,7 @@ class Sentinels:
                 await self._distrust(
                     mint.alias, EventType.MINT_STATE_REGRESSED, error.detail, {"ys": ",".join(known.failed)}
                 )
+                await self._record_regressed(mint.alias, known.failed, error.detail)
             raise
         except MintUntrusted as error:
             await self._distrust(mint.alias, EventType.SENTINEL_FAILED, error.detail, {})
@@ -209,6 +214,24 @@ class Sentinels:
             evidence=evidence,
         )
 
+    async def _record_regressed(self, mint: MintAlias, ys: tuple[Y, ...], detail: str) -> None:
+        """Beside the event, among what is wrong: a sentinel showed it, so no page came to judge a document."""
+        drift = DriftType.MINT_STATE_REGRESSED
+        finding = Finding(
+            type=drift,
+            severity=SEVERITIES[drift],
+            action=Action.RECORD,
+            subject=_subject(mint),
+            npub=None,
+            mint=mint,
+            unit="sat",
+            value=0,
+            token_id=None,
+            ys=ys,
+            evidence={"reason": detail, "seen_by": "sentinels"},
+        )
+        await self._threads(lambda: self._store.record([finding]))
+
     async def _believe(self, mint: MintAlias, known: _Known, *, witnessed: bool) -> None:
         """A good answer. What a known SPENT proof has shown, only known SPENT proofs take back."""
         for event in DISTRUSTING:
@@ -218,6 +241,7 @@ class Sentinels:
                 if not witnessed:
                     continue
                 known.failed = ()
+                await self._threads(lambda: self._store.clear_unseen([_subject(mint)], ()))
             await self._events.resolve(event, _subject(mint), reason=SANE_AGAIN)
 
     # --- documents ---

@@ -296,6 +296,8 @@ class LeaseKeeper:
         self._closing = True
         until = self.clock.monotonic() + deadline_s
         while any(held.working for held in self._held.values()) and self.clock.monotonic() < until:
+            with contextlib.suppress(StoreError):  # then it lapses, as at a crash
+                await self._renew()
             await self.clock.sleep(0.02)
         await self.close()
 

@@ -200,10 +200,17 @@ def repaired(
     for key, document in before.items():
         loser = losers.get(str(key))
         if loser is None:
-            wrong += [f"{key} was changed by the repair"] if after[key] != document else []
+            # The document that keeps a proof is marked, so that two repairs at once can't empty both.
+            marks = ("rev", "updatedAt")
+            same = _without(after[key], marks) == _without(document, marks)
+            wrong += [f"{key} was changed by the repair"] if not same else []
         elif [p["secret"] for p in after[key]["proofs"]] != [p["secret"] for p in document["proofs"][3:]]:
             wrong.append(f"{key} does not hold what it alone holds")
     return wrong
+
+
+def _without(document: Document, names: tuple[str, ...]) -> Document:
+    return {name: value for name, value in document.items() if name not in names}
 
 
 def restored(ground: Ground, result: Result, payments: specials.Payments) -> None:
@@ -217,8 +224,9 @@ def restored(ground: Ground, result: Result, payments: specials.Payments) -> Non
     assert done.status_code == 200, done.text
     new = [document for key, document in judge.snapshot(ground).items() if key not in before]
     back: dict[tuple[str, str], int] = {}
+    names = {ground.url(mint): mint for mint in LIVE}
     for document in new:
-        key = (document["npub"], "alpha")
+        key = (document["npub"], names[document["mint_url"].rstrip("/")])
         back[key] = back.get(key, 0) + int(document["total_amount"])
     _require(result, back == payments.lost, f"restored {sum(back.values())}, lost {sum(payments.lost.values())}")
 
@@ -299,7 +307,7 @@ def regressed(ground: Ground, result: Result) -> Row:
     spent = next(p for p in ground.planted if p.case is MATRIX[0] and p.mint == "slow")
     from melt.ecash import y_of
 
-    special, end = specials.regress(ground, str(spent.id), [y_of(p["secret"]) for p in spent.raw["proofs"]])
+    special, end = specials.regress(ground, [y_of(p["secret"]) for p in spent.raw["proofs"]])
     before = judge.snapshot(ground)
     ground.daemon.reconcile(mint="slow", statuses=STATUSES)
     _wait(lambda: _open_events(ground) != [], ground)

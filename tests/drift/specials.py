@@ -21,6 +21,8 @@ from tests.drift.ground import LIVE, Ground
 from tests.support.proxy import Act, Fault
 
 PATIENT_S: Final = 60.0
+LIGHTNING_FEE: Final = 1
+"""What the mint's node takes for a payment."""
 EXPIRY_DAYS: Final = 5
 PURSE: Final = (128, 64)
 """What pays 100 sat with more change than the fee reserve: the largest proof alone."""
@@ -76,7 +78,8 @@ def pay(ground: Ground, number: int) -> Payments:
         done.lost[key] = done.lost.get(key, 0) + int(change["total_amount"])
         lost.planted += 1
         lost.subjects.append(f"melt:{melt['id']}")
-    kept = Special(name="change kept by the mint", type=DriftType.CHANGE_SHORTFALL, outcome="recorded", planted=0)
+    # The mint gives it after all when restore asks: then it is the owner's.
+    kept = Special(name="change kept for a while", type=DriftType.CHANGE_SHORTFALL, outcome="corrected", planted=0)
     for _ in range(number):
         ground.proxy.add(
             Fault(endpoint="melt", act=Act.EDIT, edit=lambda answer: {**answer, "change": []}),
@@ -84,12 +87,17 @@ def pay(ground: Ground, number: int) -> Payments:
                 endpoint="restore", act=Act.REWRITE, status=200, body={"outputs": [], "signatures": []}, times=4, nth=1
             ),
         )
-        _, melt, _ = _melt(ground, "slow", 100)
+        owner, melt, _ = _melt(ground, "slow", 100)
         assert melt.get("state") == "SETTLED", melt
         ground.proxy.clear()
-        if melt["shortfall"]:
-            kept.planted += 1
-            kept.subjects.append(f"melt:{melt['id']}")
+        stored = ground.db["meltd_melts"].find_one({"_id": melt["id"]})
+        assert stored is not None
+        back = sum(ref["amount"] for ref in stored["inputs"]) - 100 - stored["input_fee"] - LIGHTNING_FEE
+        assert melt["shortfall"], melt
+        key = (owner, "slow")
+        done.lost[key] = done.lost.get(key, 0) + back
+        kept.planted += 1
+        kept.subjects.append(f"melt:{melt['id']}")
     done.specials = [lost, kept, _paid_and_unspent(ground), _unpaid_and_spent(ground)]
     return done
 
@@ -198,7 +206,7 @@ def expiring(ground: Ground, number: int) -> Special:
     )
 
 
-def regress(ground: Ground, token_id: str, ys: list[str]) -> tuple[Special, Callable[[], None]]:
+def regress(ground: Ground, ys: list[str]) -> tuple[Special, Callable[[], None]]:
     """The slow mint takes back what it called SPENT; the second value ends the lie."""
     gone = set(ys)
 
@@ -213,7 +221,7 @@ def regress(ground: Ground, token_id: str, ys: list[str]) -> tuple[Special, Call
         type=DriftType.MINT_STATE_REGRESSED,
         outcome="recorded",
         planted=1,
-        token_ids=[token_id],
+        subjects=["mint:slow"],
     )
     return special, ground.proxy.clear
 

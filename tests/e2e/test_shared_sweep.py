@@ -124,7 +124,7 @@ def test_a_reclaim_that_was_cut_short_before_its_swap_is_begun_again(
     system.daemon.start()
     owner = system.user()
     system.fund(owner, 64, amounts=[64], status="spent")
-    asyncio.run(system.wallet.spend(token(system.db, system.fund(system.user(), 1, status="spent"))["proofs"]))
+    asyncio.run(system.wallet.spend(token(system.db, system.fund(system.user(), 8, status="spent"))["proofs"]))
     with contextlib.suppress(httpx.TransportError):
         for _ in range(20):
             system.daemon.reconcile(statuses=["spent"])

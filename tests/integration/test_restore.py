@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +11,8 @@ import pytest
 
 from melt.caps import CapPolicy, Caps
 from melt.ecash import Seed
-from melt.errors import Code, DuplicateSecret, InvariantBroken, LostRace, Refusal
-from melt.model import EventType, MeltId, MintState, Owner
+from melt.errors import Code, DuplicateSecret, InvariantBroken, LostRace, Refusal, StateRegressed
+from melt.model import EventType, MeltId, Owner
 from melt.model.restore import RestoreImport, RestoreScope
 from melt.restore import RestorePolicy
 from melt.store.atomic import check_books
@@ -20,7 +20,7 @@ from tests.support.restore import ACTOR, CHANGE, MAIN, REFUNDED, RestoreBench, f
 from tests.support.store import assert_no_secret_twice, assert_totals, insert_token, insert_wallet, new_proof, npub
 
 if TYPE_CHECKING:
-    from melt.model import Melt
+    from melt.model import Melt, Y
 
 
 @pytest.fixture
@@ -230,16 +230,23 @@ async def test_what_a_person_has_acknowledged_is_left_alone(bench: RestoreBench)
     assert bench.unspent(melt.npub) == 0
 
 
+def _regressed(y: Y) -> Callable[[list[Any]], list[Any]]:
+    def edit(_: list[Any]) -> list[Any]:
+        raise StateRegressed("the mint calls a proof UNSPENT that it called SPENT before", (y,))
+
+    return edit
+
+
 async def test_a_mint_whose_sentinel_fails_is_not_believed(bench: RestoreBench) -> None:
     melt = await bench.payment()
     bench.lose(melt.change_token_id)
-    # It calls everything UNSPENT, also what it has called SPENT: the inputs of the settled melt.
-    bench.mint.edit_states = lambda found: [replace(one, state=MintState.UNSPENT) for one in found]
+    # It calls an input of the settled melt UNSPENT, which its client finds out: tests/contract/test_mint_hostile.py.
+    bench.mint.edit_states = _regressed(melt.inputs[0].y)
     report = await bench.restore(melt=melt.id)
     assert report.imported == 0
     assert [one.found.value for one in report.discoveries] == [CHANGE]
     assert bench.unspent(melt.npub) == 0
-    assert [event.type for event in bench.store.events(open_only=True, limit=5)] == [EventType.SENTINEL_FAILED]
+    assert [event.type for event in bench.store.events(open_only=True, limit=5)] == [EventType.MINT_STATE_REGRESSED]
 
     bench.mint.edit_states = None
     assert (await bench.restore(melt=melt.id)).imported == 1

@@ -227,6 +227,8 @@ class Lab:
             "sweep.interval_s": 1,
             "sweep.confirm_after_s": 0.5,
             "sweep.pending_grace_s": 1,
+            "sweep.spent_confirm_s": 0,
+            "sweep.signature_sample_share": 0,
             "sweep.page_documents": 20,
             "sweep.spent_sample_share": 1.0,
             "sweep.corrections_max_share_per_cycle": 1.0,

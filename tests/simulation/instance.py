@@ -70,7 +70,9 @@ class Instance:
         nobody = Nobody()
         self.links = {alias: MintLink(life, mint, seen, alias=alias, url=url) for alias, (mint, url) in mints.items()}
         self.events = CriticalEvents(store, threads, nobody, clock=clock, spool=spool)
-        sentinels = Sentinels(records=store, threads=threads, events=self.events, clock=clock, entropy=entropy)
+        sentinels = Sentinels(
+            records=store, store=store, threads=threads, events=self.events, clock=clock, entropy=entropy
+        )
         corrections = Corrections(store, threads, nobody)
         self.recovery = recovery = Recovery(
             store=store,

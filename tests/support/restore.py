@@ -120,6 +120,7 @@ class RestoreBench:
             events=self.events,
             sentinels=Sentinels(
                 records=self.store,
+                store=self.store,
                 threads=self.threads,
                 events=self.events,
                 clock=self.clock,

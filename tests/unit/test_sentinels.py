@@ -105,9 +105,17 @@ class Bench:
         store = ModelStore(clock=self.clock, y_of=y)
         self.store = store
         self.events = CriticalEvents(store, direct, Nobody(), clock=self.clock)
+        self.recorded = []
         self.sentinels = Sentinels(
-            records=self.records, threads=direct, events=self.events, clock=self.clock, entropy=Dice()
+            records=self.records, store=self, threads=direct, events=self.events, clock=self.clock, entropy=Dice()
         )
+
+    def record(self, findings):
+        self.recorded.extend(findings)
+
+    def clear_unseen(self, subjects, seen):
+        assert seen == ()
+        self.recorded = [one for one in self.recorded if one.subject not in subjects]
 
     def open(self):
         return {event.type for event in self.store.events(open_only=True, limit=10)}
