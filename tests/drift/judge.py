@@ -58,7 +58,7 @@ def census(ground: Ground, documents: Mapping[Any, Document]) -> Census:
         states = ground.states(name, (y for _, y, _ in held))
         found.states |= states
         seen: set[str] = set()
-        for document, y, amount in sorted(held, key=lambda one: one[0]["_id"]):
+        for document, y, amount in sorted(held, key=lambda one: _made_at(one[0])):
             key = (document["npub"], name)
             if document["status"] in COUNTED:
                 found.counted[key] += amount
@@ -66,6 +66,10 @@ def census(ground: Ground, documents: Mapping[Any, Document]) -> Census:
                 found.honoured[key] += amount
             seen.add(y)
     return found
+
+
+def _made_at(document: Document) -> Any:
+    return document.get("createdAt") or document.get("created_at") or document["_id"].generation_time
 
 
 def _amount(value: Any) -> int | None:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, Final
 
 from melt.model import DriftType
@@ -157,6 +158,7 @@ def duplicates(ground: Ground, number: int) -> tuple[list[Special], dict[str, Do
             own = asyncio.run(wallet.mint(sum(AMOUNTS[3:]), amounts=AMOUNTS[3:]))
             shared = [{k: v for k, v in proof.items() if k != "_id"} for proof in elder["proofs"][:3]]
             younger = ground.make_document(elder_owner if same else other, mint, [*shared, *own], kind="received")
+            elder["createdAt"] = elder["updatedAt"] = younger["createdAt"] - timedelta(hours=1)
             ground.db["cashu_tokens"].insert_many([elder, younger])
             losers[str(younger["_id"])] = younger
             special.token_ids += [str(elder["_id"]), str(younger["_id"])]
