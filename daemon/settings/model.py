@@ -333,7 +333,7 @@ class SummarySettings(Section):
     """The daily summaries of mints and users."""
 
     interval_s: Seconds = Field(
-        default=21_600,
+        default=3600,
         description="How often today's summary is brought up to date; each time the holdings are added up. A day that is "
         "over is closed by the first round after it.",
     )
