@@ -1,0 +1,55 @@
+"""What the loops and jobs are called: in the log, on the status page and as labels of metrics."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from daemon.lease import sweep_loop
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from melt.model import MintAlias
+
+WATCH: Final = "watch"
+GAUGES: Final = "gauges"
+WEBHOOK: Final = "webhook"
+LEASE: Final = "lease"
+SUMMARY: Final = "summary"
+RESTORE: Final = "restore"
+
+
+def warm_loop(mint: MintAlias) -> str:
+    """The rounds of a mint's warm lane."""
+    return f"warm-{mint}"
+
+
+def hints_loop(mint: MintAlias) -> str:
+    """The subscriptions at a mint."""
+    return f"hints-{mint}"
+
+
+def all_jobs(mints: Sequence[MintAlias]) -> list[str]:
+    """What the schedule paces; the loop that a job wakes has its name."""
+    return [*(sweep_loop(mint) for mint in mints), *(warm_loop(mint) for mint in mints), SUMMARY, RESTORE]
+
+
+def all_loops(mints: Sequence[MintAlias], *, subscriptions: bool) -> list[str]:
+    """Every loop that there may be."""
+    hints = [hints_loop(mint) for mint in mints if subscriptions]
+    return [WATCH, GAUGES, WEBHOOK, LEASE, *all_jobs(mints), *hints]
+
+
+__all__ = [
+    "GAUGES",
+    "LEASE",
+    "RESTORE",
+    "SUMMARY",
+    "WATCH",
+    "WEBHOOK",
+    "all_jobs",
+    "all_loops",
+    "hints_loop",
+    "sweep_loop",
+    "warm_loop",
+]
