@@ -282,6 +282,7 @@ class Sweeper:
                 passing=pass_page(passing, position, begun_at),
                 error=None,
             )
+            run.record = record  # should a later page fail, the tour goes on from here and not from where it began
             await self._save(record)
             self._telling.walked(record, outcome, self._clock.monotonic() - began)
 

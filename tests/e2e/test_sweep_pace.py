@@ -259,6 +259,37 @@ def test_a_long_tour_that_is_killed_repeats_no_more_than_a_page_and_keeps_its_co
         assert {token(system.db, one)["status"] for one in (first, last)} == {"spent"}
 
 
+def test_a_tour_that_its_mint_breaks_off_goes_on_where_it_was(
+    make_system: Callable[..., System], mint: MintProcess
+) -> None:
+    with FrontMint(upstream=mint.url) as front:
+        answered = 0
+        broken = True
+
+        def at_first(asked: Asked) -> Say:
+            nonlocal answered
+            if answered >= 5 and broken:
+                return Say(status=500, body={"detail": "no database"})
+            answered += 1
+            return front._forward(asked)
+
+        front.server.rules[STATES] = at_first
+        settings = {"sweep.page_documents": 5, "sweep.duty_min": 1, "sweep.duty_max": 1}
+        system = make_system(mint, start=False, settings=settings)
+        system.daemon._mints["main"] = front.url
+        plant(system.db, 60, front.url, asyncio.run(system.wallet.active_keyset()))
+        system.daemon.start()
+        until(lambda: sweep_of(system).get("error"), lambda: sweep_of(system))
+        stopped = sweep_of(system)
+        assert stopped["position"] is not None
+        assert 0 < stopped["documents"] < 60
+        broken = False
+
+        record = ended(system, stopped["tour"])
+
+        assert (record["tour"], record["documents"], record["error"]) == (stopped["tour"], 60, None)
+
+
 # --- on the terminal ---
 
 
