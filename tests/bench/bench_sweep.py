@@ -22,7 +22,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from pymongo import MongoClient
 
 from daemon.embedded import EmbeddedStore
+from daemon.lanes import Lanes
 from daemon.metrics import Metrics
+from daemon.pace import Pace, PacePolicy
 from daemon.sweep import Sweeper, SweepPolicy
 from daemon.system import SystemClock, SystemEntropy
 from melt import fencing
@@ -31,6 +33,7 @@ from melt.corrections import Corrections
 from melt.mint import HttpMint, MintLimits
 from melt.model import MintAlias, TakenBecause, sweep_shard
 from melt.reconcile import ReconcilePolicy, Reconciler
+from melt.sentinels import Sentinels
 from melt.store import MongoStore, Threads
 from tests.support.mint import MintProcess, TestWallet
 from tests.support.store import fake_proof, insert_token, npub
@@ -69,20 +72,31 @@ class NoEvents:
     async def open(self, *_, **more):
         raise AssertionError(more)
 
+    def is_open(self, *_):
+        return False
+
+    def frozen(self, *_):
+        return None
+
+    def distrusted(self, *_):
+        return None
+
 
 async def tour(uri, url, options):
     clock, metrics, threads = SystemClock(), Waits(), Threads(4)
     store = MongoStore(uri, "bench", clock=clock, telemetry=metrics, retry_writes=False)
     limits = MintLimits(connect_timeout_s=10, request_timeout_s=60, states_batch=options.batch)
     mint = HttpMint(ALIAS, url, telemetry=metrics, clock=clock, entropy=SystemEntropy(), limits=limits)
+    entropy, events = SystemEntropy(), NoEvents()
     reconciler = Reconciler(
         store=store,
         threads=threads,
         corrections=Corrections(store, threads, metrics),
         recovery=None,
-        events=NoEvents(),
+        events=events,
+        sentinels=Sentinels(records=store, store=store, threads=threads, events=events, clock=clock, entropy=entropy),
         clock=clock,
-        entropy=SystemEntropy(),
+        entropy=entropy,
         telemetry=metrics,
         policy=ReconcilePolicy(),
         caps=Caps(CapPolicy()),
@@ -94,6 +108,17 @@ async def tour(uri, url, options):
         mints={ALIAS: mint},
         reconciler=reconciler,
         metrics=metrics,
+        lanes={
+            ALIAS: Lanes(
+                ALIAS,
+                pace=Pace(PacePolicy(duty_min=1, duty_max=1, duty_start=1), entropy),
+                clock=clock,
+                metrics=metrics,
+                yield_s=0,
+                melts_under_way=lambda: False,
+                lag_s=lambda: 0.0,
+            )
+        },
         clock=clock,
         policy=SweepPolicy(page_documents=options.page, spent_sample_share=0.0),
         is_paused=lambda _: None,
