@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from daemon.ports import Lane
+from melt.corrections import record_findings
 from melt.detection import detection_lag_s, pass_page
 from melt.drift import SEVERITIES
 from melt.errors import InvariantBroken, LeaseLost, MintError, StoreError
@@ -286,9 +287,7 @@ class Sweeper:
         if gone:
             await self._threads(partial(self._store.clear_unseen, gone, ()))
         if findings:
-            for one in await self._threads(lambda: self._store.record(findings)):
-                if one.sightings == 1:
-                    self._metrics.drift_found(one.type, one.severity, None)
+            await record_findings(findings, store=self._store, threads=self._threads, telemetry=self._metrics)
 
     async def _walk(
         self,

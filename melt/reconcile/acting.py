@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import structlog
 
 from melt.beyond import malformed_findings
-from melt.corrections import confirmed, finding_of
+from melt.corrections import confirmed, finding_of, record_findings
 from melt.errors import Code, DuplicateMelt, InvariantBroken, LostRace, MintError, StoreError
 from melt.model import Action, MeltState
 from melt.plan_items import CORRECTIVE
@@ -77,10 +77,10 @@ class Acting:
             for finding in findings:
                 outcome.note(finding)
             return
-        for record in await self._threads(lambda: self._store.record(findings)):
+        for record in await record_findings(
+            findings, store=self._store, threads=self._threads, telemetry=self._telemetry
+        ):
             outcome.note(record)
-            if record.sightings == 1:
-                self._telemetry.drift_found(record.type, record.severity, record.mint)
 
     def plan(self, suspects: Sequence[Judged], outcome: Outcome, asked: Evidence) -> None:
         """Note what a dry run sees, and what it would correct; nothing is written."""
