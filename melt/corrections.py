@@ -112,6 +112,17 @@ def confirmed(discrepancy: Discrepancy, *, now: datetime, confirm_after_s: float
     return (now - since).total_seconds() >= confirm_after_s
 
 
+async def record_findings(
+    findings: Sequence[Finding], *, store: Store, threads: StoreThreads, telemetry: Telemetry
+) -> tuple[Discrepancy, ...]:
+    """Write findings down, in their order, and tell of those that are seen for the first time. Raises StoreError."""
+    records = await threads(lambda: store.record(findings))
+    for record in records:
+        if record.sightings == 1:
+            telemetry.drift_found(record.type, record.severity, record.mint)
+    return records
+
+
 class Corrections:
     """Records findings and applies the corrections that change a document's status."""
 
@@ -127,11 +138,7 @@ class Corrections:
         if not judged:
             return ()
         findings = [finding_of(one, evidence) for one in judged]
-        records = await self._threads(lambda: self._store.record(findings))
-        for record in records:
-            if record.sightings == 1:
-                self._telemetry.drift_found(record.type, record.severity, record.mint)
-        return records
+        return await record_findings(findings, store=self._store, threads=self._threads, telemetry=self._telemetry)
 
     async def apply(self, judged: Judged, record: Discrepancy, actor: Actor, *, note: str | None = None) -> bool:
         """

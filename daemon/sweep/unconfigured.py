@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from melt.corrections import record_findings
 from melt.drift import SEVERITIES
 from melt.model import OPEN_DISCREPANCY, Action, DriftType, Finding
 from melt.reconcile import TOURED
@@ -39,9 +40,7 @@ class Unconfigured:
         self.documents = documents
         await self._clear_gone({_subject(url) for url in urls})
         if findings:
-            for one in await self._threads(lambda: self._store.record(findings)):
-                if one.sightings == 1:
-                    self._metrics.drift_found(one.type, one.severity, None)
+            await record_findings(findings, store=self._store, threads=self._threads, telemetry=self._metrics)
 
     async def _clear_gone(self, here: set[str]) -> None:
         records = await self._threads(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from melt.corrections import record_findings
 from melt.drift import SEVERITIES
 from melt.errors import StoreError
 from melt.model import Action, DriftType, Finding
@@ -59,12 +60,9 @@ async def record(store: Store, threads: StoreThreads, telemetry: Telemetry, cloc
         },
     )
     try:
-        (seen,) = await threads(lambda: store.record([finding]))
+        await record_findings([finding], store=store, threads=threads, telemetry=telemetry)
     except StoreError:
         _log.exception("a contradiction could not be recorded", melt_id=melt.id, drift=drift.value)
-        return
-    if seen.sightings == 1:
-        telemetry.drift_found(drift, seen.severity, melt.mint)
 
 
 async def close(store: Store, threads: StoreThreads, melt: Melt) -> None:

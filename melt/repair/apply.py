@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from melt.corrections import record_findings
 from melt.drift import SEVERITIES
 from melt.errors import InvariantBroken
 from melt.model import Action, DriftType, Finding
@@ -143,11 +144,8 @@ class Applier:
             for token_id in one.token_ids
         ]
         unique = list({f"{finding.type}:{finding.subject}": finding for finding in findings}.values())[:RECORDS_MAX]
-        if not unique:
-            return
-        for record in await self._threads(lambda: self._store.record(unique)):
-            if record.sightings == 1:
-                self._telemetry.drift_found(record.type, record.severity, record.mint)
+        if unique:
+            await record_findings(unique, store=self._store, threads=self._threads, telemetry=self._telemetry)
 
 
 def _as_it_is_now(step: RepairStep, bumps: int, stuck: set[TokenId]) -> RepairStep:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from melt.corrections import record_findings
 from melt.drift import SEVERITIES
 from melt.errors import DuplicateSecret, InvariantBroken, LostRace
 from melt.model import Discrepancy, DriftType
@@ -64,10 +65,7 @@ class Importer:
         records: Sequence[Discrepancy | Finding] = findings
         ids = [f"{DriftType.PROOF_NOT_IN_DB}:{one.lacking.finding.subject}" for one in found]
         if found and not run.dry_run:
-            records = await self.threads(lambda: self.store.record(findings))
-            for record in records:
-                if isinstance(record, Discrepancy) and record.sightings == 1:
-                    self.telemetry.drift_found(record.type, record.severity, record.mint)
+            records = await record_findings(findings, store=self.store, threads=self.threads, telemetry=self.telemetry)
         acknowledged = await self.threads(lambda: self.restores.acknowledged(ids)) if ids else frozenset()
         for one, record, record_id in zip(found, records, ids, strict=True):
             kept_out = (

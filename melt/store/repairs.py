@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bson import ObjectId
-from pymongo.errors import AutoReconnect, CursorNotFound, DuplicateKeyError
+from pymongo.errors import DuplicateKeyError
 
 from melt.audit import repaired
 from melt.duplicates import digest_of
@@ -26,6 +26,7 @@ from melt.store.faults import AlreadyDone, Retry, store_method
 from melt.store.findings import close_update
 from melt.store.journal import encode, read_actor, record_time
 from melt.store.ledger import BATCH_MAX, Held, Ledger
+from melt.store.long_cursor import LongCursor, id_of
 from melt.store.schema import UNIQUE_PROOFS_WISH
 
 if TYPE_CHECKING:
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
 REMOVED_FIELD = "meltd_removed_proofs"
 """Where a document keeps what a repair took out of it: nothing is ever deleted."""
 _CURSOR_BATCH = 500
-_REOPENINGS_MAX = 3
 _ENDED_MELT = sorted(state.value for state in TERMINAL)
 _CLOSABLE = sorted([*(state.value for state in OPEN_DISCREPANCY), DiscrepancyState.ACKNOWLEDGED.value])
 _COUNTING = (TokenStatus.UNSPENT.value, TokenStatus.PENDING.value)
@@ -268,52 +268,32 @@ class MongoSecretTour:
     """
     Implements :class:`melt.ports.SecretTour`: one long cursor in ``_id`` order that fetches nothing but secrets.
 
-    Secrets leave this class as digests (I10). A cursor that was lost is opened again behind the last document; as
-    strings sort before ObjectIds, a position that is a string asks for all ObjectIds too.
+    Secrets leave this class as digests (I10). As strings sort before ObjectIds, a position that is a string asks for all
+    ObjectIds too.
     """
 
     def __init__(self, tokens: Collection[Document], telemetry: Telemetry | None) -> None:
         self.telemetry = telemetry
         self._tokens = tokens
-        self._position: object = None
-        self._cursor: Cursor[Document] | None = None
+        self._cursor = LongCursor(self._open_behind, id_of)
 
     @store_method
     def next_page(self, documents_max: int) -> tuple[DocumentSecrets, ...]:
         """See :meth:`melt.ports.SecretTour.next_page`."""
-        page: list[DocumentSecrets] = []
-        reopenings = 0
-        while len(page) < documents_max:
-            try:
-                raw = next(self._open(), None)
-            except (CursorNotFound, AutoReconnect):
-                self.close()
-                reopenings += 1
-                if reopenings > _REOPENINGS_MAX:
-                    raise
-                continue
-            if raw is None:
-                break
-            self._position = raw["_id"]
-            page.append(_secrets_of(raw))
-        return tuple(page)
+        return self._cursor.page(_secrets_of, documents_max)
 
     def close(self) -> None:
-        """Give the cursor back; a later page opens a new one."""
-        cursor, self._cursor = self._cursor, None
-        if cursor is not None:
-            cursor.close()
+        """See :meth:`melt.store.long_cursor.LongCursor.close`."""
+        self._cursor.close()
 
-    def _open(self) -> Cursor[Document]:
-        if self._cursor is None:
-            chosen: Document = {}
-            if isinstance(self._position, str):
-                chosen["$or"] = [{"_id": {"$gt": self._position}}, {"_id": {"$type": "objectId"}}]
-            elif isinstance(self._position, ObjectId):
-                chosen["_id"] = {"$gt": self._position}
-            shape = {"proofs.secret": 1, "status": 1, "transaction_type": 1}
-            self._cursor = self._tokens.find(chosen, shape).sort("_id", 1).batch_size(_CURSOR_BATCH)
-        return self._cursor
+    def _open_behind(self, position: object) -> Cursor[Document]:
+        chosen: Document = {}
+        if isinstance(position, str):
+            chosen["$or"] = [{"_id": {"$gt": position}}, {"_id": {"$type": "objectId"}}]
+        elif isinstance(position, ObjectId):
+            chosen["_id"] = {"$gt": position}
+        shape = {"proofs.secret": 1, "status": 1, "transaction_type": 1}
+        return self._tokens.find(chosen, shape).sort("_id", 1).batch_size(_CURSOR_BATCH)
 
 
 def _secrets_of(raw: Document) -> DocumentSecrets:

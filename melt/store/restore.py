@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from pymongo.errors import AutoReconnect, CursorNotFound
-
 from melt.audit import correction_operation
 from melt.ecash import y_of
 from melt.errors import InvariantBroken, LostRace
@@ -32,9 +30,10 @@ from melt.store.faults import AlreadyDone, store_method
 from melt.store.findings import close_update
 from melt.store.journal import encode, moment, read_melt, record_time
 from melt.store.ledger import BATCH_MAX
+from melt.store.long_cursor import LongCursor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
     from datetime import datetime
 
     from pymongo.client_session import ClientSession
@@ -50,7 +49,6 @@ RESTORED: Final = "restored"
 """The reason by which the audit tells of an import."""
 _PLAN_OUTPUTS_MAX: Final = 1000
 _PLANS: Final = ("blanks", "swap.outputs", "fence.outputs")
-_REOPENINGS_MAX: Final = 3
 _CURSOR_BATCH: Final = 100
 _OPEN: Final = sorted(state.value for state in OPEN_DISCREPANCY)
 _NOT_ENDED: Final = sorted(state.value for state in (*OPEN_DISCREPANCY, DiscrepancyState.ACKNOWLEDGED))
@@ -308,55 +306,36 @@ class _EndedMelts:
         self.telemetry = telemetry
         self._melts = melts
         self._chosen = chosen
-        self._position = None if after is None else (after.at, str(after.melt_id))
-        self._cursor: Cursor[Document] | None = None
+        position = None if after is None else (after.at, str(after.melt_id))
+        self._cursor = LongCursor(self._open_behind, _position_of, position)
 
     @store_method
     def next_page(self, entries_max: int) -> tuple[Melt, ...]:
-        """See :meth:`melt.ports.EndedMelts.next_page`. A lost cursor is opened again behind the last entry."""
-        page: list[Melt] = []
-        reopenings = 0
-        while len(page) < entries_max:
-            try:
-                raw = next(self._open(), None)
-            except (CursorNotFound, AutoReconnect):
-                self.close()
-                reopenings += 1
-                if reopenings > _REOPENINGS_MAX:
-                    raise
-                continue
-            if raw is None:
-                break
-            self._position = (raw["ended_at"], raw["_id"])
-            page += _readable([raw])
-        return tuple(page)
+        """See :meth:`melt.ports.EndedMelts.next_page`."""
+        return self._cursor.page(_readable, entries_max)
 
     def close(self) -> None:
-        """Give the cursor back; a later page opens a new one."""
-        cursor, self._cursor = self._cursor, None
-        if cursor is not None:
-            cursor.close()
+        """See :meth:`melt.store.long_cursor.LongCursor.close`."""
+        self._cursor.close()
 
-    def _open(self) -> Cursor[Document]:
-        if self._cursor is None:
-            chosen = dict(self._chosen)
-            if self._position is not None:
-                at, melt_id = self._position
-                chosen["$or"] = [{"ended_at": {"$gt": at}}, {"ended_at": at, "_id": {"$gt": melt_id}}]
-            order = [("ended_at", 1), ("_id", 1)]
-            self._cursor = self._melts.find(chosen).sort(order).batch_size(_CURSOR_BATCH)
-        return self._cursor
+    def _open_behind(self, position: tuple[datetime, str] | None) -> Cursor[Document]:
+        chosen = dict(self._chosen)
+        if position is not None:
+            at, melt_id = position
+            chosen["$or"] = [{"ended_at": {"$gt": at}}, {"ended_at": at, "_id": {"$gt": melt_id}}]
+        return self._melts.find(chosen).sort([("ended_at", 1), ("_id", 1)]).batch_size(_CURSOR_BATCH)
 
 
-def _readable(raws: Iterable[Document]) -> list[Melt]:
-    """What can be read; a damaged entry is told of elsewhere while it is open, and has ended here."""
-    found: list[Melt] = []
-    for raw in raws:
-        try:
-            found.append(read_melt(raw))
-        except InvariantBroken:
-            continue
-    return found
+def _position_of(raw: Document) -> tuple[datetime, str]:
+    return raw["ended_at"], raw["_id"]
+
+
+def _readable(raw: Document) -> Melt | None:
+    """None where it can't be read: a damaged entry is told of elsewhere while it is open, and has ended here."""
+    try:
+        return read_melt(raw)
+    except InvariantBroken:
+        return None
 
 
 def _read_record(raw: Document) -> RestoreRecord:

@@ -51,12 +51,7 @@ class Settlement(AtomicMelts):
             reservation = Reservation(melt_id=melt.id, at=now)
             pay = self._store_ours(ledger, melt, pay_proofs, "_send", TokenStatus.PENDING, "melt_send", reservation)
             ledger.finish()
-            changes = {
-                "inputs": _refs(pay_proofs, pay),
-                "keep_token_ids": (*melt.keep_token_ids, *keep),
-                "keep_amount": melt.keep_amount + sum(proof.amount for proof in keep_proofs),
-                "swap_fee": melt.swap_fee + plan.fee,
-            }
+            changes = {"inputs": _refs(pay_proofs, pay), **_kept(melt, plan, keep_proofs, keep)}
             return self._move(session, melt, MeltState.READY, changes, mark, now)
 
         return self._ended(melt, work)
@@ -74,11 +69,7 @@ class Settlement(AtomicMelts):
             self._spend(ledger, melt, melt.inputs, "melt_fenced", spent_is_fine=True)
             made = self._store_ours(ledger, melt, proofs, "_fenced", TokenStatus.UNSPENT, "melt_fenced")
             ledger.finish()
-            changes = {
-                "keep_token_ids": (*melt.keep_token_ids, *made),
-                "keep_amount": melt.keep_amount + sum(proof.amount for proof in proofs),
-                "swap_fee": melt.swap_fee + plan.fee,
-            }
+            changes = _kept(melt, plan, proofs, made)
             return self._move(session, melt, MeltState.RELEASED, changes, mark, now)
 
         return self._ended(melt, work)
@@ -103,11 +94,7 @@ class Settlement(AtomicMelts):
                 "state": {"$in": [str(DiscrepancyState.OPEN), str(DiscrepancyState.RECURRED)]},
             }
             self._c.discrepancies.update_many(chosen, close_update(DiscrepancyState.CORRECTED, now), session=session)
-            changes = {
-                "keep_token_ids": (*melt.keep_token_ids, *made),
-                "keep_amount": melt.keep_amount + sum(proof.amount for proof in proofs),
-                "swap_fee": melt.swap_fee + plan.fee,
-            }
+            changes = _kept(melt, plan, proofs, made)
             return self._move(session, melt, MeltState.SETTLED, changes, mark, now)
 
         return self._ended(melt, work)
@@ -193,6 +180,17 @@ def _checked_plan(melt: Melt, plan: SwapPlan | None, proofs: Sequence[NewProof])
         msg = f"the swap of melt {melt.id} would not conserve its value (I5)"
         raise InvariantBroken(msg)
     return plan
+
+
+def _kept(
+    melt: Melt, plan: SwapPlan, proofs: Sequence[NewProof], token_ids: Sequence[TokenId]
+) -> dict[str, tuple[TokenId, ...] | int]:
+    """What changes in the journal when a swap has put these proofs into documents of our own."""
+    return {
+        "keep_token_ids": (*melt.keep_token_ids, *token_ids),
+        "keep_amount": melt.keep_amount + sum(proof.amount for proof in proofs),
+        "swap_fee": melt.swap_fee + plan.fee,
+    }
 
 
 def _refs(proofs: Sequence[NewProof], token_ids: Sequence[TokenId]) -> tuple[InputRef, ...]:

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from bson import ObjectId
-from pymongo.errors import AutoReconnect, CursorNotFound
 
 from melt.store.documents import raw_ids, read_token
 from melt.store.faults import store_method
+from melt.store.long_cursor import LongCursor, id_of
 
 if TYPE_CHECKING:
     from pymongo.collection import Collection
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from melt.ports import Telemetry
     from melt.store.connect import Document
 
-_REOPENINGS_MAX = 3
-"""How often one page may reopen a lost cursor before it gives up; the next page starts at 0 again."""
 _CURSOR_BATCH = 200
 _TYPES = ("string", "object", "binData", "objectId")
 """Types of ``_id`` in the order of BSON, after the numbers. What would come behind an ObjectId is nobody's id."""
@@ -32,8 +30,6 @@ class MongoTour:
     """
     Implements :class:`melt.ports.Tour`.
 
-    A page query per batch costs the whole collection each time on some servers; a cursor does not. A cursor that
-    was lost (idle for ten minutes, a server that restarted) is opened again behind the last document.
     Numbers sort before strings and these before ObjectIds, and a comparison stays within its type: a position that is
     no ObjectId therefore asks for what is later in its type and for all of the later types.
     """
@@ -49,52 +45,30 @@ class MongoTour:
         self._tokens = tokens
         self._chosen = chosen
         self._after = after
-        self._position: object = None
-        self._started = after is None
-        self._cursor: Cursor[Document] | None = None
+        self._cursor = LongCursor(self._open_behind, id_of)
 
     @store_method
     def next_page(self, documents_max: int) -> tuple[Token | MalformedToken, ...]:
         """See :meth:`melt.ports.Tour.next_page`."""
-        page: list[Token | MalformedToken] = []
-        reopenings = 0
-        while len(page) < documents_max:
-            try:
-                raw = next(self._open(), None)
-            except (CursorNotFound, AutoReconnect):
-                self.close()
-                reopenings += 1
-                if reopenings > _REOPENINGS_MAX:
-                    raise
-                continue
-            if raw is None:
-                break
-            self._position = raw["_id"]
-            page.append(read_token(raw))
-        return tuple(page)
+        return self._cursor.page(read_token, documents_max)
 
     def close(self) -> None:
-        """Give the cursor back; a later page opens a new one."""
-        cursor, self._cursor = self._cursor, None
-        if cursor is not None:
-            cursor.close()
+        """See :meth:`melt.store.long_cursor.LongCursor.close`."""
+        self._cursor.close()
 
-    def _open(self) -> Cursor[Document]:
-        if self._cursor is None:
-            if not self._started and self._after is not None:
-                self._position = self._raw_position(self._after)
-                self._started = True
-            chosen = dict(self._chosen)
-            later = _TYPES[_rank(self._position) :]
-            if self._position is None:
-                pass
-            elif later:
-                behind = [{"_id": {"$gt": self._position}}, *({"_id": {"$type": name}} for name in later)]
-                chosen = {"$and": [chosen, {"$or": behind}]}
-            else:
-                chosen["_id"] = {"$gt": self._position}
-            self._cursor = self._tokens.find(chosen).sort("_id", 1).batch_size(_CURSOR_BATCH)
-        return self._cursor
+    def _open_behind(self, position: object) -> Cursor[Document]:
+        if position is None and self._after is not None:
+            position = self._raw_position(self._after)
+        chosen = dict(self._chosen)
+        later = _TYPES[_rank(position) :]
+        if position is None:
+            pass
+        elif later:
+            behind = [{"_id": {"$gt": position}}, *({"_id": {"$type": name}} for name in later)]
+            chosen = {"$and": [chosen, {"$or": behind}]}
+        else:
+            chosen["_id"] = {"$gt": position}
+        return self._tokens.find(chosen).sort("_id", 1).batch_size(_CURSOR_BATCH)
 
     def _raw_position(self, after: TokenId) -> ObjectId | str | None:
         """

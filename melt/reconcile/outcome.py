@@ -1,0 +1,107 @@
+"""What a run of reconciliation is about, by which rules it goes, and what its pages have come to so far."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from melt.caps import RunTotals
+from melt.corrections import unit_of
+from melt.model import PLAN_ITEMS_MAX, MintState, TokenStatus, TransactionType
+from melt.plan_items import items_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from melt.corrections import Judged
+    from melt.model import Discrepancy, Finding, Keyset, KeysetId, PlanItem, Token, Y
+
+TOURED: Final = (TokenStatus.UNSPENT, TokenStatus.PENDING)
+"""Statuses that every tour looks at; the others are sampled (DESIGN section 5)."""
+FOUND_MAX: Final = 1_000
+"""How many findings of one run are kept."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReconcileScope:
+    """What to reconcile on request: everything, one mint (alias), one user, some statuses (empty: TOURED)."""
+
+    mint: str | None = None
+    npub: str | None = None
+    statuses: tuple[TokenStatus, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReconcilePolicy:
+    """
+    ``pending_grace_s``: how old a pending document must be before it may be released. ``confirm_after_s``: the least
+    time between the two sightings that giving value back needs. ``spent_confirm_s``: the time between the two looks
+    that marking spent needs.
+    """
+
+    pending_grace_s: float = 3600.0
+    confirm_after_s: float = 60.0
+    spent_confirm_s: float = 0.0
+
+
+@dataclass(slots=True)
+class Outcome:
+    """
+    What the pages of one run have found and done so far. ``liabilities`` is by (unit, status); amounts in the unit.
+    ``owed`` is by unit what counts as somebody's money, ``honoured`` the part of it that the mint did not call SPENT.
+
+    ``expected_documents`` is how many the run is about, for the cap on their share. ``turn`` is the tour's number: whose
+    signatures are checked follows from it (None: at random). ``capped`` names the caps that kept corrections from being
+    made, ``held_back`` those corrections (the first PLAN_ITEMS_MAX; ``held_back_count`` is of all). ``by_keyset`` is what
+    lies on each keyset, unspent or pending and not SPENT at the mint. ``found`` holds the first FOUND_MAX; the counts are
+    of all. ``suspects``, where it is a list, takes what a dry run would correct: the caller empties it. ``dry_pages``
+    counts the pages that were only looked at.
+    """
+
+    expected_documents: int = 0
+    turn: int | None = None
+    documents: int = 0
+    proofs: int = 0
+    found: list[Discrepancy | Finding] = field(default_factory=list)
+    planned: int = 0
+    corrected: int = 0
+    found_by_type: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    totals: RunTotals = field(default_factory=RunTotals)
+    capped: set[str] = field(default_factory=set)
+    held_back: list[PlanItem] = field(default_factory=list)
+    held_back_count: int = 0
+    suspects: list[Judged] | None = None
+    dry_pages: int = 0
+    corrected_by_type: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    liabilities: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
+    owed: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    honoured: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    by_keyset: dict[KeysetId, int] = field(default_factory=lambda: defaultdict(int))
+
+    def note(self, found: Discrepancy | Finding) -> None:
+        """Count what was found, and keep it while there is room (I11)."""
+        self.found_by_type[found.type.value] += 1
+        if len(self.found) < FOUND_MAX:
+            self.found.append(found)
+
+    def hold_back(self, judged: Judged, record: Discrepancy) -> None:
+        """Keep what a cap forbids, for a plan, while there is room (I11)."""
+        items, _ = items_of([judged], [record])
+        self.held_back_count += len(items)
+        if len(self.held_back) < PLAN_ITEMS_MAX:
+            self.held_back.extend(items)
+
+    def count(self, tokens: Sequence[Token], states: Mapping[Y, MintState], keysets: Mapping[KeysetId, Keyset]) -> None:
+        """Add what these documents hold to the run's sums."""
+        for token in tokens:
+            unit = unit_of(token, keysets)
+            self.liabilities[unit, token.status.value] += token.amount
+            if token.status not in TOURED:
+                continue
+            is_owed = token.transaction_type != TransactionType.MELTED
+            self.owed[unit] += token.amount if is_owed else 0
+            for proof in token.proofs:
+                if states.get(proof.y) is not MintState.SPENT:
+                    self.by_keyset[proof.keyset_id] += proof.amount
+                    self.honoured[unit] += proof.amount if is_owed else 0
