@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bson import ObjectId
 from pymongo.errors import DuplicateKeyError
 
 from melt.audit import repaired
@@ -28,6 +27,7 @@ from melt.store.journal import encode, read_actor, record_time
 from melt.store.ledger import BATCH_MAX, Held, Ledger
 from melt.store.long_cursor import LongCursor, id_of
 from melt.store.schema import UNIQUE_PROOFS_WISH
+from melt.store.tour import chosen_behind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -268,8 +268,7 @@ class MongoSecretTour:
     """
     Implements :class:`melt.ports.SecretTour`: one long cursor in ``_id`` order that fetches nothing but secrets.
 
-    Secrets leave this class as digests (I10). As strings sort before ObjectIds, a position that is a string asks for all
-    ObjectIds too.
+    Secrets leave this class as digests (I10).
     """
 
     def __init__(self, tokens: Collection[Document], telemetry: Telemetry | None) -> None:
@@ -287,13 +286,8 @@ class MongoSecretTour:
         self._cursor.close()
 
     def _open_behind(self, position: object) -> Cursor[Document]:
-        chosen: Document = {}
-        if isinstance(position, str):
-            chosen["$or"] = [{"_id": {"$gt": position}}, {"_id": {"$type": "objectId"}}]
-        elif isinstance(position, ObjectId):
-            chosen["_id"] = {"$gt": position}
         shape = {"proofs.secret": 1, "status": 1, "transaction_type": 1}
-        return self._tokens.find(chosen, shape).sort("_id", 1).batch_size(_CURSOR_BATCH)
+        return self._tokens.find(chosen_behind({}, position), shape).sort("_id", 1).batch_size(_CURSOR_BATCH)
 
 
 def _secrets_of(raw: Document) -> DocumentSecrets:

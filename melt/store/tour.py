@@ -59,16 +59,7 @@ class MongoTour:
     def _open_behind(self, position: object) -> Cursor[Document]:
         if position is None and self._after is not None:
             position = self._raw_position(self._after)
-        chosen = dict(self._chosen)
-        later = _TYPES[_rank(position) :]
-        if position is None:
-            pass
-        elif later:
-            behind = [{"_id": {"$gt": position}}, *({"_id": {"$type": name}} for name in later)]
-            chosen = {"$and": [chosen, {"$or": behind}]}
-        else:
-            chosen["_id"] = {"$gt": position}
-        return self._tokens.find(chosen).sort("_id", 1).batch_size(_CURSOR_BATCH)
+        return self._tokens.find(chosen_behind(self._chosen, position)).sort("_id", 1).batch_size(_CURSOR_BATCH)
 
     def _raw_position(self, after: TokenId) -> ObjectId | str | None:
         """
@@ -81,6 +72,17 @@ class MongoTour:
         if found is not None and isinstance(found["_id"], ObjectId | str):
             return found["_id"]
         return None if after.split(":", 1)[0] in _ODD_IDS else candidates[0]
+
+
+def chosen_behind(chosen: Document, position: object) -> Document:
+    """The filter ``chosen`` for what lies behind a position in ``_id`` order; None is the start."""
+    if position is None:
+        return dict(chosen)
+    later = _TYPES[_rank(position) :]
+    if not later:
+        return {**chosen, "_id": {"$gt": position}}
+    behind = [{"_id": {"$gt": position}}, *({"_id": {"$type": name}} for name in later)]
+    return {"$and": [chosen, {"$or": behind}]} if chosen else {"$or": behind}
 
 
 def _rank(position: object) -> int:
