@@ -67,11 +67,13 @@ async def check_surplus(events: CriticalEvents, melt: Melt, change: Change) -> N
 
 
 async def tell_held(events: CriticalEvents, melt: Melt) -> None:
-    """The event of a HELD melt, at each look: the process may have ended right after the melt became HELD."""
-    if melt.contradiction is None:
-        return
+    """
+    The event of a HELD melt, at each look: the process may have ended right after the melt became HELD.
+
+    Without a contradiction of its own it is held because its mint is not believed.
+    """
     await events.open(
-        EventType(melt.contradiction),
+        EventType.MELT_HELD if melt.contradiction is None else EventType(melt.contradiction),
         f"melt:{melt.id}",
         mint=melt.mint,
         detail=melt.error_detail or "the mint contradicts itself",

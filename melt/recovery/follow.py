@@ -194,7 +194,8 @@ class Recovery:
                 )
             case rules.Release(fence=fence, spent=spent):
                 if self.events.distrusted(melt.mint) is not None:
-                    return melt  # what such a mint calls unpaid and unspent is no signal (I6)
+                    # What such a mint calls unpaid and unspent is no signal (I6). Should it stay so, a person decides.
+                    return await self._hold_distrusted(melt)
                 if fence:
                     return await self._fence(mint, melt, spent)
                 return await self._release_unpaid(melt, spent)
@@ -230,10 +231,17 @@ class Recovery:
         what = {
             EventType.QUOTE_PAID_INPUTS_UNSPENT: "the mint says that the invoice is paid, but honours the inputs",
             EventType.QUOTE_UNPAID_INPUTS_SPENT: "the mint says that the invoice is unpaid, but has taken the inputs",
+            EventType.MELT_HELD: "the mint says that nothing was paid, and it is not believed now",
         }.get(event, "the mint contradicts itself")
         held = await self._advance(melt, MeltState.HELD, error_code=Code.CRITICAL_MELT_FAILURE.value, error_detail=what)
         await self._tell_held(held)
         return held
+
+    async def _hold_distrusted(self, melt: Melt) -> Melt:
+        clear_s = 0.0 if melt.clear_since is None else (self.clock.now() - melt.clear_since).total_seconds()
+        if melt.state is MeltState.HELD or clear_s < self.policy.patience.post_grace_s:
+            return melt
+        return await self._hold(melt, EventType.MELT_HELD)
 
     # --- fencing ---
 

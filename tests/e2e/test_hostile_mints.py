@@ -295,6 +295,42 @@ def test_a_document_that_was_spent_by_the_mints_word_is_never_taken_back(
         assert system.db["meltd_discrepancies"].find_one({"_id": record["_id"]})["state"] in {"open", "recurred"}
 
 
+def test_a_melt_that_such_a_mint_calls_unpaid_is_held_for_a_person_and_comes_back_behind_a_fence(
+    make_system: Callable[..., System], mint: MintProcess
+) -> None:
+    with FrontMint(upstream=mint.url) as front:
+        system = make_system(mint, start=False)
+        system.daemon._mints["main"] = front.url
+        system.daemon.start()
+        owner = system.user()
+        system.fund(owner, 300, mint_url=front.url)
+        pay(system, owner, 20)
+        invoice = system.invoice(50, pay="PENDING", status="PENDING")
+        melt = system.daemon.melt(owner, front.url, invoice.invoice, wait=5).json()
+        assert melt["state"] == "PENDING", melt
+        front.lie = all_of("UNSPENT")
+        assert reconcile(system, owner)["corrected"] == 0
+        assert is_frozen(system)
+
+        asyncio.run(mint.resolve(invoice.payment_hash, "FAILED"))
+        system.daemon.wait_state(melt["id"], "HELD")
+
+        about = [one for one in open_events(system) if one["subject"] == f"melt:{melt['id']}"]
+        assert [(one["type"], one["requires_manual_intervention"]) for one in about] == [("MELT_HELD", True)]
+        assert "not believed" in about[0]["detail"]
+        front.lie = None
+        until(lambda: not is_frozen(system), system)
+        answer = system.daemon.post(
+            f"/v1/melts/{melt['id']}/resolve", {"action": "released", "reason": "the payee got nothing"}
+        )
+        assert answer.status_code in {200, 202}, answer.text
+        system.daemon.wait_state(melt["id"], "RELEASED")
+        until(lambda: open_events(system) == [], system)
+        unspent = sum(d["total_amount"] for d in system.documents(owner) if d["status"] == "unspent")
+        assert unspent == system.truth(owner) > 270
+        assert system.payments(invoice.payment_hash) == 0
+
+
 def test_without_any_proof_known_spent_no_value_is_taken_back(
     make_system: Callable[..., System], mint: MintProcess
 ) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from melt.events import DISTRUSTING
 from melt.model import (
     MELT_MOVES,
     BlindedMessage,
@@ -259,8 +260,10 @@ class Books:
             self.require(told, f"{melt.id} is HELD without an open event")
             mint = self._mint(melt)
             disturbed = any(mint.spent_by.get(ref.y) == OTHERS for ref in melt.inputs)
+            distrusted = any(e.type in DISTRUSTING and e.mint == melt.mint for e in self.store.tables.events)
             self.require(
-                disturbed or melt.quote_id in mint.lied, f"{melt.id} is HELD, though its mint has told the truth"
+                disturbed or distrusted or melt.quote_id in mint.lied,
+                f"{melt.id} is HELD, though its mint has told the truth",
             )
             return
         if melt.is_open:
