@@ -141,7 +141,7 @@ class Acting:
 
         Raises StoreError. A mint that can't be asked leaves a reclaim to the watcher.
         """
-        if self._events.frozen(one.token.npub, one.mint) is not None:
+        if self._is_frozen(one):
             return False
         done = await self._correct_safely(mint, one, record, actor, note)
         if done:
