@@ -100,8 +100,8 @@ def test_a_killed_daemon_leaves_no_store_behind(folder):
 
 def test_a_folder_in_use_is_refused_with_its_name(folder, monkeypatch):
     """A second daemon on the same data says what is wrong; the first goes on."""
-    monkeypatch.setattr(daemon.embedded, "READY_S_MAX", 1.5)
     with EmbeddedStore(folder, "256M") as first:
+        monkeypatch.setattr(daemon.embedded, "READY_S_MAX", 1.5)
         with pytest.raises(ConfigError, match="another process still holds"):
             EmbeddedStore(folder, "256M").start()
         assert first.running
