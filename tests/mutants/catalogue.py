@@ -32,6 +32,8 @@ SWEEP: Final = ("tests/e2e/test_sweep_flow.py",)
 TWO: Final = ("tests/e2e/test_two_daemons.py",)
 SIMULATION: Final = ("tests/properties/test_simulation.py", "-k", "no_seed_breaks")
 HELD: Final = ("tests/e2e/test_held_melts.py",)
+GUARDS: Final = ("tests/unit/test_sentinels.py",)
+HOSTILE: Final = ("tests/e2e/test_hostile_mints.py",)
 MINT: Final = ("tests/contract/test_mint_hostile.py", "tests/contract/test_mint_real.py")
 
 
@@ -243,6 +245,41 @@ MUTANTS: Final = (
         old="        if wrong:\n",
         new="        if False:\n",
         suites=(MINT, SWEEP),
+    ),
+    Mutant(
+        name="what a mint has forgotten is taken back",
+        file="melt/sentinels.py",
+        old="        if not once:\n",
+        new="        if True:\n",
+        suites=(GUARDS, HOSTILE),
+    ),
+    Mutant(
+        name="a regression ends with any good answer",
+        file="melt/sentinels.py",
+        old="        known.failed = (known.failed or known.memory.regressed[:FAILED_MAX]) if regressed else ()\n",
+        new="        known.failed = ()\n",
+        suites=(GUARDS, HOSTILE),
+    ),
+    Mutant(
+        name="a melt is begun at a mint that is not believed",
+        file="melt/saga/engine.py",
+        old="        if distrusted is not None:\n",
+        new="        if False:\n",
+        suites=(HOSTILE,),
+    ),
+    Mutant(
+        name="a page of which everything reads spent is marked",
+        file="melt/reconcile.py",
+        old="            if one.verdict.action is Action.MARK_SPENT and implausible is not None:\n",
+        new="            if False:\n",
+        suites=(HOSTILE,),
+    ),
+    Mutant(
+        name="value is taken back from a mint that has never said spent",
+        file="melt/reconcile.py",
+        old="            or (one.verdict.action is Action.RECLAIM and not self._sentinels.is_proven(one.mint))\n",
+        new="",
+        suites=(HOSTILE,),
     ),
     Mutant(
         name="a proof is reserved twice",
