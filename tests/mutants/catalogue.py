@@ -34,6 +34,9 @@ SIMULATION: Final = ("tests/properties/test_simulation.py", "-k", "no_seed_break
 HELD: Final = ("tests/e2e/test_held_melts.py",)
 GUARDS: Final = ("tests/unit/test_sentinels.py",)
 HOSTILE: Final = ("tests/e2e/test_hostile_mints.py",)
+PLANS: Final = ("tests/unit/test_plan_items.py", "tests/e2e/test_plans_flow.py")
+RESTORE: Final = ("tests/integration/test_restore.py",)
+STORES: Final = ("tests/contract/test_store_contract.py",)
 MINT: Final = ("tests/contract/test_mint_hostile.py", "tests/contract/test_mint_real.py")
 
 
@@ -269,14 +272,14 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="a page of which everything reads spent is marked",
-        file="melt/reconcile.py",
+        file="melt/reconcile/acting.py",
         old="            if one.verdict.action is Action.MARK_SPENT and implausible is not None:\n",
         new="            if False:\n",
         suites=(HOSTILE,),
     ),
     Mutant(
         name="value is taken back from a mint that has never said spent",
-        file="melt/reconcile.py",
+        file="melt/reconcile/acting.py",
         old="            or (one.verdict.action is Action.RECLAIM and not self._sentinels.is_proven(one.mint))\n",
         new="",
         suites=(HOSTILE,),
@@ -377,5 +380,26 @@ MUTANTS: Final = (
         old="        return now - since >= self._policy.lease_s\n",
         new="        return True\n",
         suites=(SIMULATION, TWO),
+    ),
+    Mutant(
+        name="a stale holder of a lease may write",
+        file="melt/store/core.py",
+        old='{"$inc": {"writes": 1}}, session=session).modified_count != 1:',
+        new='{"$inc": {"writes": 1}}, session=session).modified_count > 1:',
+        suites=(STORES,),
+    ),
+    Mutant(
+        name="a plan is applied to a document that has moved on",
+        file="melt/plan_items.py",
+        old="(token.status, token.rev) != (item.expected_status, item.expected_rev) or version_digest(token) != item.digest",
+        new="False",
+        suites=(PLANS,),
+    ),
+    Mutant(
+        name="what is spent at the mint is restored",
+        file="melt/restore/judging.py",
+        old="one for one in signed if one.y in absent and (states is None or states.get(one.y) is MintState.UNSPENT)",
+        new="one for one in signed if one.y in absent",
+        suites=(RESTORE,),
     ),
 )
