@@ -12,11 +12,11 @@ import pytest
 from melt.caps import CapPolicy, Caps
 from melt.ecash import Seed
 from melt.errors import Code, DuplicateSecret, InvariantBroken, LostRace, Refusal, StateRegressed
-from melt.model import EventType, MeltId, Owner
+from melt.model import EventType, MeltId, Owner, Signed
 from melt.model.restore import RestoreImport, RestoreScope
 from melt.restore import RestorePolicy
 from melt.store.atomic import check_books
-from tests.support.restore import ACTOR, CHANGE, MAIN, REFUNDED, RestoreBench, found_of, ys_of
+from tests.support.restore import ACTOR, CHANGE, INPUT, MAIN, REFUNDED, RestoreBench, found_of, ys_of
 from tests.support.store import assert_no_secret_twice, assert_totals, insert_token, insert_wallet, new_proof, npub
 
 if TYPE_CHECKING:
@@ -128,6 +128,25 @@ async def test_the_outputs_of_a_reclaim_come_back_too(bench: RestoreBench) -> No
     report = await bench.restore(melt=entry.id)
     assert found_of(report) == [(f"melt:{entry.id}", entry.keep_amount, ys_of(lost), None)]
     assert await bench.honoured(entry.npub) == entry.keep_amount > 0
+
+
+async def test_a_fencing_swap_that_a_mint_takes_beside_the_payment_is_imported(bench: RestoreBench) -> None:
+    """A mint that calls the invoice paid and honours the inputs may still sign the fence, when its request comes late."""
+    melt = await bench.payment(fenced=True)
+    assert melt.fence is not None
+    assert melt.fence.outputs.amount == INPUT - 1
+    _, others = await bench.user(INPUT)
+    answer = await bench.mint.swap(others.proofs, bench.seed.blinded(melt.fence.outputs), timeout_s=10)
+    assert isinstance(answer, Signed), "this mint can't be had to take the same inputs twice, so others stand for them"
+
+    report = await bench.restore()
+
+    assert report.imported_amounts == {"sat": melt.fence.outputs.amount}
+    assert bench.unspent(melt.npub) == await bench.honoured(melt.npub) == CHANGE + melt.fence.outputs.amount
+    after = bench.store.melt(melt.id)
+    assert after is not None
+    assert (after.state, after.change_amount, after.shortfall) == (melt.state, CHANGE, 0), "it is no change"
+    assert (await bench.restore()).imported == 0
 
 
 async def test_a_second_run_changes_nothing(bench: RestoreBench) -> None:

@@ -273,7 +273,10 @@ class Books:
         if melt.kind is JournalKind.MELT:
             self._told_the_truth(melt, mint)
         for name, plan in self._plans(melt):
-            if name != "blanks" or melt.quote_id not in mint.lied:
+            # A mint that pays and honours the inputs all the same may yet take a fencing swap of ours that comes late:
+            # value of a melt that has ended. The restore finds and imports it (tests/integration/test_restore.py).
+            late = name == "blanks" or (name == "fence" and melt.state is MeltState.SETTLED)
+            if not late or melt.quote_id not in mint.lied:
                 self._claimed(melt, mint, name, plan)
 
     def _told_the_truth(self, melt: Melt, mint: ModelMint) -> None:

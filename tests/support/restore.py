@@ -179,8 +179,12 @@ class RestoreBench:
         assert isinstance(token, Token)
         return owner, token
 
-    async def payment(self) -> Melt:
-        """Pay 100 out of 128 with the seed's blanks; the entry as it is in the journal, SETTLED."""
+    async def payment(self, *, fenced: bool = False) -> Melt:
+        """
+        Pay 100 out of 128 with the seed's blanks; the entry as it is in the journal, SETTLED.
+
+        ``fenced``: its inputs were to be swapped before the payment turned out to be alive, and the plan is still there.
+        """
         _, token = await self.user(INPUT)
         keyset_id = token.proofs[0].keyset_id
         payee = await self.process.invoice(100, fee_sat=1)
@@ -203,6 +207,9 @@ class RestoreBench:
         assert paid.state is QuoteState.PAID
         if self.mint.keeps_change:
             paid = replace(paid, change=(), change_known=False)
+        if fenced:
+            pending = self.store.advance(melting, MeltState.PENDING, post=PostOutcome.AMBIGUOUS)
+            melting = self.store.advance(await self.recovery.fence(pending, ()), MeltState.PENDING)
         settled = await self.recovery.settle(melting, paid)
         assert settled.state is MeltState.SETTLED
         return settled
