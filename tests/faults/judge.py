@@ -325,7 +325,8 @@ def leaks(station: Station) -> list[str]:
             secret[proof["C"]] = "a proof's C"
             if proof.get("dleq", {}).get("r"):
                 secret[proof["dleq"]["r"]] = "a blinding factor"
-    book = json.loads((station.mint.folder / "node.json").read_text())
+    node = station.mint.folder / "node.json"  # written with the first invoice
+    book: dict[str, Any] = json.loads(node.read_text()) if node.exists() else {"payments": {}}
     report = asyncio.run(station.mint.payments())
     for payment_hash, payment in book["payments"].items():
         known = report.get(payment_hash)
