@@ -62,14 +62,17 @@ class LeaseStore(Core):
     @store_method
     def announce(self, holder: str, shards: Iterable[Shard]) -> None:
         """See :meth:`melt.ports.Leases.announce`; the sessions are for whoever has to end our transactions."""
-        fresh = {
-            "shards": sorted(str(shard) for shard in shards),
-            "sessions": self._sessions.known(),
-            "at": self._now(),
-        }
-        update = {"$inc": {"renewals": 1}, "$set": fresh}
+        names = sorted(str(shard) for shard in shards)
+        now = self._now()
         chosen = {"_id": f"{_MEMBER}{holder}"}
-        self._run(lambda session: self._c.leases.update_one(chosen, update, upsert=True, session=session))
+
+        def work(session: ClientSession) -> None:
+            # Read in here, so that the session of this very transaction is among them.
+            fresh = {"shards": names, "sessions": self._sessions.known(), "at": now}
+            update = {"$inc": {"renewals": 1}, "$set": fresh}
+            self._c.leases.update_one(chosen, update, upsert=True, session=session)
+
+        self._run(work)
 
     @store_method
     def leave(self, holder: str) -> None:

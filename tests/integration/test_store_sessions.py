@@ -79,6 +79,13 @@ store.renew_lease(fence)
 """
 
 
+def test_the_first_announcement_names_its_own_session(make_store: Callable[..., MongoStore], db: Any) -> None:
+    """A driver uses a session again: one that was left out could hold a lease that nobody can free."""
+    make_store().announce("new", [sweep_shard(MintAlias("m"))])
+    record = db["meltd_leases"].find_one({"_id": "member:new"})
+    assert len(record["sessions"]) == 1
+
+
 def test_a_holder_that_died_in_a_transaction_on_its_lease_does_not_keep_it(
     make_store: Callable[..., MongoStore], store_process: EmbeddedStore, database_name: str
 ) -> None:
