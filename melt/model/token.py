@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from melt.model.words import TransactionType
+
 if TYPE_CHECKING:
     from datetime import datetime
 
@@ -88,11 +90,18 @@ class Token:
     created_at: datetime | None = None
     updated_at: datetime | None = None
     spent_at: datetime | None = None
+    mark: str = ""
+    """A digest of what has to stand still of the document before a rule writes it (I13); see :mod:`melt.settling`."""
 
     @property
     def amount(self) -> int:
         """Sum of the proofs' amounts."""
         return sum(proof.amount for proof in self.proofs)
+
+    @property
+    def is_sent(self) -> bool:
+        """Whether it was handed out: its proofs are their recipient's, whatever its status says."""
+        return self.transaction_type == TransactionType.SENT
 
     @property
     def sum_mismatch(self) -> bool:
@@ -120,6 +129,7 @@ class MalformedToken:
     ys: tuple[Y, ...] = ()
     repeated: tuple[Y, ...] = ()
     repeated_value: int = 0
+    mark: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,13 +137,14 @@ class Holder:
     """
     A document that holds a proof. ``status`` and ``npub`` are None where they are none that DESIGN section 3 knows.
 
-    ``is_melted`` tells a legacy ``melted`` document.
+    ``is_melted`` tells a legacy ``melted`` document, ``is_sent`` one that was handed out.
     """
 
     token_id: TokenId
     npub: str | None
     status: TokenStatus | None
     is_melted: bool = False
+    is_sent: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from melt.model import Actor, Fence, MeltId
     from melt.ports import Clock, Telemetry
+    from melt.settling import SettlePolicy, Stopwatch
     from melt.store.connect import Collections
     from melt.store.transactions import Transactions
 
@@ -42,6 +43,8 @@ class Core:
     _c: Collections
     _clock: Clock
     _transactions: Transactions
+    _settle: SettlePolicy
+    _stopwatch: Stopwatch
 
     def _run(self, work: Callable[[ClientSession], T]) -> T:
         return self._transactions.run(work)
@@ -95,7 +98,6 @@ class Core:
             discrepancy_id=discrepancy_id,
             note=note,
             fence=fence,
-            unique_proofs_indexed=self.unique_proofs_indexed,
         )
 
     def _now(self) -> datetime:

@@ -88,6 +88,7 @@ def _holder(raw: Document) -> Holder:
         npub=npub if isinstance(npub, str) else None,
         status=_STATUSES.get(status) if isinstance(status, str) else None,
         is_melted=raw.get("transaction_type") == TransactionType.MELTED,
+        is_sent=raw.get("transaction_type") == TransactionType.SENT,
     )
 
 

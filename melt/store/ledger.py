@@ -67,13 +67,23 @@ class Held:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loose:
-    """Raw proofs on their way into a document, with their Ys, and the raw owner that they belong to."""
+    """
+    Raw proofs on their way into a document, with their Ys, and the raw owner that they belong to.
+
+    ``is_sent``: they were handed out, and so is what they are stored in.
+    """
 
     npub: str
     wallet_id: object
     mint_url: str
     proofs: tuple[Document, ...]
     ys: tuple[Y, ...]
+    is_sent: bool = False
+
+    @property
+    def transaction_type(self) -> TransactionType:
+        """What a document that they are stored in is."""
+        return TransactionType.SENT if self.is_sent else TransactionType.CHANGE
 
 
 class Ledger:
@@ -94,10 +104,8 @@ class Ledger:
         melt_id: MeltId | None = None,
         discrepancy_id: str | None = None,
         note: str | None = None,
-        unique_proofs_indexed: bool = False,
         fence: Fence | None = None,
     ) -> None:
-        self._unique_proofs_indexed = unique_proofs_indexed
         self._c = collections
         self._session = session
         self._now = now
@@ -243,10 +251,10 @@ class Ledger:
         reason: str,
         reservation: Reservation | None = None,
     ) -> tuple[TokenId, ...]:
-        """Store loose proofs, those of one wallet together, in documents of at most 1000 proofs."""
-        wallets: dict[tuple[str, str, str], list[Loose]] = {}
+        """Store loose proofs, those of one wallet and kind together, in documents of at most 1000 proofs."""
+        wallets: dict[tuple[str, str, str, bool], list[Loose]] = {}
         for part in parts:
-            wallets.setdefault((part.npub, str(part.wallet_id), part.mint_url), []).append(part)
+            wallets.setdefault((part.npub, str(part.wallet_id), part.mint_url, part.is_sent), []).append(part)
         made: list[TokenId] = []
         for group in wallets.values():
             proofs = [proof for part in group for proof in part.proofs]
@@ -263,6 +271,7 @@ class Ledger:
                     operation_id=self._operation_id,
                     now=self._now,
                     reservation=reservation,
+                    transaction_type=group[0].transaction_type,
                 )
                 chunk = tuple(ys[start : start + PROOFS_PER_DOCUMENT_MAX])
                 made.append(self._insert(document, chunk, status, reason))
@@ -311,10 +320,6 @@ class Ledger:
         if len(set(secrets)) != len(secrets):
             msg = "one proof was to be stored twice"
             raise DuplicateSecret(msg)
-        if self._unique_proofs_indexed:
-            # The insert is refused by the index itself. It is a partial one, by which some servers look nothing
-            # up: asking first would read the whole collection there.
-            return
         for start in range(0, len(secrets), BATCH_MAX):
             chosen = {"proofs.secret": {"$in": list(secrets[start : start + BATCH_MAX])}}
             known = self._c.tokens.find_one(chosen, {"_id": 1}, session=self._session)
@@ -387,6 +392,7 @@ def _parted(held: Held, take: frozenset[Y] | None) -> tuple[Loose, Loose | None]
             mint_url=held.token.mint_url,
             proofs=tuple(raw for raw, _ in chosen),
             ys=ys,
+            is_sent=held.token.is_sent,
         )
 
     kept = [(raw, proof) for raw, proof in pairs if take is None or proof.y in take]

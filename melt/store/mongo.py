@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import TYPE_CHECKING
 
 import structlog
 
+from melt.settling import SettlePolicy, Stopwatch
 from melt.store.cases import Cases
 from melt.store.connect import Collections, check_server, connect, database_of, open_database
 from melt.store.faults import store_method
@@ -20,6 +22,7 @@ from melt.store.schema import UniqueProofs, ensure_schema
 from melt.store.sentinels import SpentEvidence
 from melt.store.sessions import SessionBook
 from melt.store.settlement import Settlement
+from melt.store.settling import Settling
 from melt.store.summaries import Summaries
 from melt.store.tokens import TokenReads
 from melt.store.transactions import Transactions
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
         Leases,
         PlanStore,
         RestoreStore,
+        SettleStore,
         SpentRecords,
         Store,
         SummaryStore,
@@ -55,6 +59,7 @@ class MongoStore(
     Restores,
     Settlement,
     Findings,
+    Settling,
     Records,
     Repairs,
     Summaries,
@@ -78,6 +83,8 @@ class MongoStore(
         tokens_collection, wallets_collection: the wallet service's names.
         sessions_file: where the ids of this instance's sessions are kept, so that its next life can end transactions
             that were open when it was killed; None: the server ends them, after a minute.
+        holder: this instance, whose looks at a record count its time. settle: how long a document stands still before a
+            rule writes it; the default is for a database that nobody else spends from.
 
     Methods block and are safe to call from several threads; run them through :class:`melt.store.Threads`. Nothing is
     contacted before the first call; call :meth:`ensure_schema` once, before any traffic.
@@ -97,8 +104,12 @@ class MongoStore(
         server_selection_s: float = 5.0,
         socket_timeout_s: float = 30.0,
         sessions_file: Path | None = None,
+        holder: str = "",
+        settle: SettlePolicy | None = None,
     ) -> None:
         self.telemetry = telemetry
+        self._settle = settle or SettlePolicy()
+        self._stopwatch = Stopwatch(holder, secrets.token_hex(8), clock.monotonic, self._settle.step_max_ms)
         self.unique_proofs_indexed = False
         self._clock = clock
         self._client = connect(
@@ -135,6 +146,10 @@ class MongoStore(
 
 def _chooses_what_to_watch(store: MongoStore) -> WatchStore:
     """Likewise."""
+    return store
+
+
+def _looks_at_what_settles(store: MongoStore) -> SettleStore:
     return store
 
 

@@ -290,12 +290,13 @@ def _ensure_token_indexes(tokens: Collection[Document], unique_proofs: UniquePro
         _ensure_index(tokens, index)
     if not _has_index_on(tokens, "transaction_id"):
         _ensure_index(tokens, _UNIQUE_TRANSACTION_INDEX if ours else _TRANSACTION_INDEX)
+    # By a partial index, such as the unique one is, some servers look nothing up.
+    _ensure_index(tokens, _SECRET_INDEX)
     if _has_unique_secrets(tokens):
         return True
     if unique_proofs == "on" or (unique_proofs == "auto" and ours):
         _make_unique(tokens)
         return True
-    _ensure_index(tokens, _SECRET_INDEX)
     return unique_proofs == "auto" and adopted and _make_adopted(tokens)
 
 

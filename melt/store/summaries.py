@@ -58,6 +58,8 @@ class MongoHoldings:
             "status": {"$in": list(_OWED)},
             "mint_url": {"$in": stored_forms(mint_urls)},
             "transaction_type": {"$ne": TransactionType.MELTED.value},
+            # What was handed out is its recipient's, though old code leaves it counted.
+            "$nor": [{"transaction_type": TransactionType.SENT.value, "status": {"$in": ["unspent", "pending"]}}],
             "npub": npub if npub is not None else {"$type": "string"},
         }
         self._cursor: CommandCursor[Document] | None = None

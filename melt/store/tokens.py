@@ -23,7 +23,12 @@ if TYPE_CHECKING:
     from melt.store.connect import Document
 
 UNIT_DEFAULT = "sat"
-_MOST_FINAL_FIRST = ("spent", "failed", "pending", "unspent")
+SENT_LINE = "sent"
+"""The line of a balance for what was handed out and still counts as unspent or pending in the wallet's own sums."""
+_MOST_FINAL_FIRST = ("spent", "failed", SENT_LINE, "pending", "unspent")
+_NOT_THE_OWNERS = frozenset({TransactionType.MELTED.value, TransactionType.SENT.value})
+_COUNTED = frozenset({TokenStatus.UNSPENT.value, TokenStatus.PENDING.value})
+_STATUSES = frozenset(status.value for status in TokenStatus)
 
 
 @dataclass(slots=True)
@@ -55,8 +60,8 @@ class TokenReads(Core):
         """
         See :meth:`melt.ports.Store.spendable`.
 
-        Legacy ``melted`` documents hold consumed proofs and are left out, and so is a document with a proof that
-        an older one holds too.
+        Legacy ``melted`` documents hold consumed proofs and ``sent`` ones their recipient's: they are left out, and so is a
+        document with a proof that an older one holds too.
         """
         units = self._wallet_units(npub)
         wanted = {normalise_mint_url(url) for url in mint_urls}
@@ -66,7 +71,7 @@ class TokenReads(Core):
             token = read_token(raw)
             if isinstance(token, MalformedToken) or not token.proofs:
                 continue
-            if token.transaction_type == TransactionType.MELTED or normalise_mint_url(token.mint_url) not in wanted:
+            if token.transaction_type in _NOT_THE_OWNERS or normalise_mint_url(token.mint_url) not in wanted:
                 continue
             if units.get(str(token.wallet_id), unit) == unit:
                 found.append(token)
@@ -96,7 +101,8 @@ class TokenReads(Core):
         A user's money by mint, unit and status, read in one snapshot.
 
         Each proof counts once, under the most final status that any document gives it (spent, failed, pending,
-        unspent), so that duplicates don't inflate a balance; ``melted`` documents don't count. Junk is passed over.
+        unspent), so that duplicates don't inflate a balance; ``melted`` documents don't count. What was handed out and is
+        not marked spent has a line of its own, ``sent``: it is its recipient's. Junk is passed over.
         """
         units = self._wallet_units(npub)
         shape = {"status": 1, "mint_url": 1, "wallet_id": 1, "transaction_type": 1}
@@ -191,10 +197,12 @@ class _Slim:
 
 def _slim(raw: Document) -> _Slim | None:
     status, mint_url = raw.get("status"), raw.get("mint_url")
-    if status not in _MOST_FINAL_FIRST or not isinstance(mint_url, str):
+    if status not in _STATUSES or not isinstance(mint_url, str):
         return None
     if raw.get("transaction_type") == TransactionType.MELTED:
         return None
+    if raw.get("transaction_type") == TransactionType.SENT and status in _COUNTED:
+        status = SENT_LINE
     held: Any = raw.get("proofs")
     proofs: list[tuple[bytes, int, bool]] = []
     for proof in held if isinstance(held, list) else ():
