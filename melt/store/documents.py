@@ -59,7 +59,7 @@ _DIGITS: Final = re.compile(r"[0-9]{1,19}", re.ASCII)
 _HEX: Final = re.compile(r"[0-9A-Fa-f]+", re.ASCII)
 _HEX_KEYSET_ID_CHARS: Final = (16, 66)
 _MOMENT_CHARS_MAX: Final = 40
-STANDS_STILL: Final = (
+STANDS_STILL: Final[tuple[str, ...]] = (
     "status",
     "proofs",
     "transaction_type",
@@ -131,7 +131,7 @@ def mark_of(document: Document) -> str:
     It is over the raw values, since meltd reads several forms as the same thing and other writers need not. What else
     changes (dates, counters of versions, fields of anybody's own) is without effect.
     """
-    chosen = {name: document[name] for name in STANDS_STILL if name in document}
+    chosen: Document = {name: document[name] for name in STANDS_STILL if name in document}
     try:
         told = bson.encode(chosen)
     except (InvalidDocument, OverflowError, UnicodeEncodeError):  # no database holds such values; reading never raises
