@@ -7,6 +7,7 @@ database open for as long as it wants, or kills the service in the middle of it.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -15,7 +16,7 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -146,6 +147,7 @@ class Neighbour:
         }
         self._log = log
         self._process: subprocess.Popen[str] | None = None
+        self._listener: threading.Thread | None = None
         self._ids = itertools.count(1)
         self._running: dict[int, Operation] = {}
         self._lock = threading.Lock()
@@ -159,7 +161,7 @@ class Neighbour:
             raise FileNotFoundError("node")
         folder = service_folder()
         with self._log.open("ab") as log:
-            process = subprocess.Popen(  # noqa: S603 - our own program
+            process = subprocess.Popen(
                 [node, "main.mjs"],
                 cwd=folder,
                 stdin=subprocess.PIPE,
@@ -170,7 +172,8 @@ class Neighbour:
                 start_new_session=True,
             )
         self._process = process
-        threading.Thread(target=self._listen, args=(process,), name="neighbour", daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, args=(process,), name="neighbour", daemon=True)
+        self._listener.start()
         versions: dict[str, Any] = self.call("connect", **self._connect)
         if init:
             self.init()
@@ -181,21 +184,32 @@ class Neighbour:
         process = self._process
         if process is None:
             return
-        if process.stdin is not None:
-            process.stdin.close()
+        self._close_input(process)
         try:
             process.wait(STOP_S)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait()
-        self._process = None
+        self._reap(process)
 
     def kill(self) -> None:
         """SIGKILL, whatever it has in memory."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
+        process = self._process
+        if process is not None:
+            process.kill()
+            self._reap(process)
+
+    def _reap(self, process: subprocess.Popen[str]) -> None:
+        """Take its end, and let every operation under way know."""
+        process.wait()
+        self._close_input(process)
+        self._process = None
+        if self._listener is not None:
+            self._listener.join(STOP_S)
+
+    def _close_input(self, process: subprocess.Popen[str]) -> None:
+        if process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError), self._lock:
+                process.stdin.close()
 
     @property
     def pid(self) -> int | None:
@@ -333,9 +347,3 @@ class Neighbour:
             left, self._running = list(self._running.values()), {}
         for operation in left:
             operation.hear({})
-
-
-def results(operations: Iterable[Operation], *, within_s: float = CALL_S) -> Sequence[Any]:
-    """The results in order. Raises the first failure."""
-    deadline = time.monotonic() + within_s
-    return [operation.result(within_s=max(0.0, deadline - time.monotonic())) for operation in operations]
