@@ -98,8 +98,17 @@ def test_proofs_that_the_swap_did_not_need_lie_in_the_spent_source_and_in_keep(
     neighbour: Neighbour, db: Documents, mint: MintProcess
 ) -> None:
     user, (source,) = user_with(neighbour, 1000)
-    told = neighbour.melt(user, invoice(mint, 100)).result()
+    paying = neighbour.melt(user, invoice(mint, 100), hold={"before_swap": 20, "after_keep": 20})
+    told = paying.result()
 
+    assert list(paying.steps) == [
+        "before_swap",
+        "after_swap",
+        "after_post",
+        "after_check",
+        "after_sources",
+        "after_keep",
+    ]
     spent, keep = token(db, source), token(db, told["keep_id"])
     both = [proof for proof in keep["proofs"] if proof["secret"] in secrets_in(spent)]
     assert (spent["status"], keep["status"]) == ("spent", "unspent")
@@ -116,10 +125,13 @@ def test_the_window_between_mint_and_database_stays_open_as_long_as_a_test_wants
     neighbour: Neighbour, db: Documents, mint: MintProcess
 ) -> None:
     payers = [user_with(neighbour, 256) for _ in range(6)]
+    other, _ = user_with(neighbour, 256)
     paying = [neighbour.melt(user, invoice(mint, 20), hold={"after_swap": True}) for user, _ in payers]
     wallet = TestWallet(mint.url)
-    for operation, (_, (source,)) in zip(paying, payers, strict=True):
+    for operation in paying:
         operation.reached("after_swap")
+    assert neighbour.melt(other, invoice(mint, 20, delay_s=0.5)).result()["paid"] == 20
+    for operation, (_, (source,)) in zip(paying, payers, strict=True):
         document = token(db, source)
         assert document["status"] == "unspent"
         assert "SPENT" in asyncio.run(wallet.states(document["proofs"]))
