@@ -10,13 +10,13 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from bson import Int64, ObjectId
+from bson import ObjectId
 
 from tests.neighbour.ledger import Holding, holdings, lost, outstanding, redeem, twice_counted
 from tests.neighbour.load import fund, plan, run_payments, users_of
 from tests.neighbour.process import Gone, Refused
 from tests.support.mint import TestWallet
-from tests.support.store import insert_token, npub, token
+from tests.support.store import npub, token
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,12 +41,6 @@ def invoice(mint: MintProcess, amount: int, **script: Any) -> str:
 
 def secrets_in(document: dict[str, Any]) -> set[str]:
     return {proof["secret"] for proof in document["proofs"]}
-
-
-def by_transaction(db: Documents, transaction_id: str) -> dict[str, Any]:
-    found = db["cashu_tokens"].find_one({"transaction_id": transaction_id})
-    assert found is not None, transaction_id
-    return found
 
 
 # --- payments ---
@@ -316,84 +310,6 @@ def test_what_old_code_sent_and_left_unspent_is_not_paid_with(neighbour: Neighbo
     with pytest.raises(Refused) as refused:
         neighbour.melt(user, invoice(mint, 50)).result()
     assert refused.value.name == "INSUFFICIENT_FUNDS"
-
-
-# --- documents, saved and looked at by Mongoose ---
-
-CHANGE = {"transaction_type": "change", "metadata": {"source": "change", "parent_transaction_id": "tx_melt_1"}}
-
-
-@pytest.mark.parametrize(
-    ("amounts", "wrong", "paths"),
-    [
-        ([8, 2], {}, []),
-        ([8], {**CHANGE, "total_amount": Int64(8), "rev": 3, "reservation": {"melt_id": "m"}}, []),
-        ([], {"status": "pending"}, []),
-        ([], {}, ["proofs"]),
-        ([], {"status": "spent"}, ["proofs"]),
-        ([8], {"total_amount": 9}, ["total_amount"]),
-        ([8], {"metadata": {"quote_id": "q"}}, ["metadata.source"]),
-        ([8], {"transaction_type": "change"}, ["metadata.parent_transaction_id"]),
-        ([8], {"wallet_id": None}, ["wallet_id"]),
-        ([0, 8], {}, ["proofs.0.amount"]),
-        ([8], {"status": "held"}, ["status"]),
-    ],
-)
-def test_its_validators_find_what_they_would_not_save(
-    neighbour: Neighbour, db: Documents, amounts: list[int], wrong: dict[str, Any], paths: list[str]
-) -> None:
-    planted = insert_token(db, npub(), amounts, **{"wallet_id": ObjectId(), **wrong})
-
-    found = neighbour.invalid()
-
-    assert [(one["id"], sorted(one["paths"])) for one in found] == [(planted, paths)] * bool(paths)
-    if paths:
-        with pytest.raises(Refused) as refused:
-            neighbour.save(planted)
-        assert refused.value.name == "VALIDATION"
-        assert sorted(refused.value.details["paths"]) == paths
-    else:
-        neighbour.save(planted)
-
-
-def test_a_save_leaves_fields_that_it_does_not_know_and_writes_proofs_whole(
-    neighbour: Neighbour, db: Documents
-) -> None:
-    planted = insert_token(
-        db,
-        npub(),
-        [4, 2],
-        wallet_id=ObjectId(),
-        rev=7,
-        reservation={"melt_id": "m"},
-        metadata={"source": "p2p", "ours": 1},
-    )
-    db["cashu_tokens"].update_one({"_id": ObjectId(planted)}, {"$set": {"proofs.0.unknown": 1}})
-    neighbour.save(planted)
-    saved = token(db, planted)
-    assert (saved["rev"], saved["reservation"], saved["metadata"]["ours"]) == (7, {"melt_id": "m"}, 1)
-    assert saved["proofs"][0]["unknown"] == 1
-
-    neighbour.save(planted, proofs=True)
-    whole = token(db, planted)
-    assert (whole["rev"], whole["reservation"]) == (7, {"melt_id": "m"})
-    assert secrets_in(whole) == secrets_in(saved)
-
-
-def test_odd_habits_of_programs_around_a_wallet(neighbour: Neighbour, db: Documents) -> None:
-    user, (kept, gone) = user_with(neighbour, 16, 8)
-    before = token(db, kept)
-    neighbour.replace(kept)
-    assert token(db, kept) == before
-    neighbour.touch(kept)
-    touched = token(db, kept)
-    assert touched["metadata"].pop("note")
-    assert {**touched, "updatedAt": before["updatedAt"]} == before
-    db["cashu_tokens"].update_one({"_id": ObjectId(kept)}, {"$set": {"status": "spent"}})
-    neighbour.unspend(kept)
-    assert token(db, kept)["status"] == "unspent"
-    neighbour.remove(gone)
-    assert [line["id"] for line in neighbour.history(user)] == [kept]
 
 
 # --- indexes ---
