@@ -56,13 +56,12 @@ from melt.model import (
     Token,
     TokenId,
     TokenStatus,
-    Warrant,
     sweep_shard,
 )
 from melt.ports import Leases, SpentRecords, Store
 from melt.store import MongoStore
 from tests.simulation.model_store import ModelStore
-from tests.support.store import KEYSET, MINT_URL, fake_proof, insert_token, insert_wallet, make_melt, npub
+from tests.support.store import KEYSET, MINT_URL, fake_proof, insert_token, insert_wallet, make_melt, npub, warrant_of
 
 ACTOR = Actor(name="test", uid=7)
 SEED = "5eed5eed5eed5eed"
@@ -233,20 +232,9 @@ def mark_spent(bench: Bench, token: Token) -> bool:
             ys=finding.ys,
             reason=finding.type,
             actor=ACTOR,
-            warrant=warrant(record, token),
+            warrant=warrant_of(record, token),
         )
     )
-
-
-def warrant(record: Any, token: Token, **changes: Any) -> Warrant:
-    """By what a rule may write the document that the record is about."""
-    fields = {
-        "discrepancy_id": record.id,
-        "occurrence": record.occurrence,
-        "token_id": token.id,
-        "mark": token.mark,
-    }
-    return Warrant(**{**fields, **changes})
 
 
 def new(amount: int) -> NewProof:
@@ -289,7 +277,7 @@ def correction(record: Any, token: Token, to: TokenStatus = SPENT, **changes: An
         "ys": record.ys,
         "reason": record.type,
         "actor": ACTOR,
-        "warrant": warrant(record, token),
+        "warrant": warrant_of(record, token),
     }
     return Correction(**{**fields, **changes})
 
@@ -612,7 +600,7 @@ def test_a_reclaim_leaves_its_source_as_it_is(bench: Bench) -> None:
     source = bench.token(user, [16], status="spent", transaction_type="received")
     record = bench.store.record([finding(source, action=Action.RECLAIM)])[0]
     entry = make_melt([source], kind=JournalKind.RECLAIM, idempotency_key=None, payment_hash=None, quote_id=None)
-    melt = bench.store.reserve(entry, blanks=None, seed_id=SEED, warrant=warrant(record, source))
+    melt = bench.store.reserve(entry, blanks=None, seed_id=SEED, warrant=warrant_of(record, source))
     assert bench.again(source) == source
     melt = planned(bench, melt, MeltState.SWAPPING, (8, 4, 2, 1), keep=4, fee=1)
     done = bench.store.finish_reclaim(melt, [new(amount) for amount in (8, 4, 2, 1)])
@@ -628,7 +616,7 @@ def test_two_reclaims_of_one_proof_exclude_each_other(bench: Bench) -> None:
     source = bench.token(npub(), [16], status="spent", transaction_type="received")
     record = bench.store.record([finding(source, action=Action.RECLAIM)])[0]
     fields: dict[str, Any] = {"kind": JournalKind.RECLAIM, "idempotency_key": None, "payment_hash": None}
-    more: dict[str, Any] = {"blanks": None, "seed_id": SEED, "warrant": warrant(record, source)}
+    more: dict[str, Any] = {"blanks": None, "seed_id": SEED, "warrant": warrant_of(record, source)}
     first = bench.store.reserve(make_melt([source], **fields), **more)
     with pytest.raises(LostRace):
         bench.store.reserve(make_melt([source], **fields), **more)
