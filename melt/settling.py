@@ -218,6 +218,6 @@ def sighting(
         watcher,
         moved=anew or first or says_otherwise,
         mark=mark,
-        same=action is finding.action,
+        same=action == finding.action,
     )
     return Sighting(watched=watched, anew=anew, keeps_words=not finding.whole and not anew)
