@@ -213,7 +213,7 @@ def _waits(settling: Body) -> bool:
 def _settling(settling: Body) -> str:
     """How many records wait, and what the youngest are worth."""
     worth = ", ".join(f"{amount} {unit}" for unit, amount in settling["amounts"].items())
-    young = f"{settling['settling']} no older than an alert" + (f", worth {worth}" if worth else "")
+    young = f"{settling['settling']} page nobody yet" + (f", worth {worth}" if worth else "")
     stuck = f"; {settling['unsettled']} do not come to rest" if settling["unsettled"] else ""
     return f"{young}; {settling['waiting']} wait to be carried out{stuck}"
 

@@ -78,9 +78,7 @@ async def test_the_status_shows_what_settles_where_anything_does(api: RunningApi
     settling = SettlingStatus(settling=3, waiting=1, unsettled=1, amounts={"sat": 4096, "usd": 7})
     api.operations.state = make_status(settling=settling)
     shown = " ".join((await run("status", socket=api.path)).out.split())
-    expected = (
-        "settling 3 no older than an alert, worth 4096 sat, 7 usd; 1 wait to be carried out; 1 do not come to rest"
-    )
+    expected = "settling 3 page nobody yet, worth 4096 sat, 7 usd; 1 wait to be carried out; 1 do not come to rest"
     assert expected in shown
 
 
