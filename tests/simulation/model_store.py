@@ -229,7 +229,7 @@ class ModelStore(ModelJournal):
 
     def record(self, findings: Sequence[Finding]) -> tuple[Discrepancy, ...]:
         now = self._now()
-        noted: list[tuple[str, Watched, Watched]] = []
+        noted: list[tuple[str, Watched]] = []
         with self.tables.transaction():
             self.require_fence()
             for finding in {_identity(finding): finding for finding in findings}.values():
@@ -242,9 +242,9 @@ class ModelStore(ModelJournal):
                 )
                 self.tables.put(self.tables.discrepancies, key, record)
                 self.tables.put(self.tables.watched, key, after)
-                noted.append((key, before, after))
-        for key, before, after in noted:
-            self.stopwatch.noted(key, before, after)
+                noted.append((key, after))
+        for key, after in noted:
+            self.stopwatch.noted(key, after)
         return tuple(self.tables.discrepancies[_identity(finding)] for finding in findings)
 
     def clear_unseen(self, subjects: Sequence[str], seen: Sequence[str]) -> int:
@@ -333,7 +333,7 @@ class ModelStore(ModelJournal):
         return {token_id: self.tables.tokens[token_id].mark for token_id in ids if token_id in self.tables.tokens}
 
     def watch(self, looked: Mapping[str, str]) -> None:
-        noted: list[tuple[str, Watched, Watched]] = []
+        noted: list[tuple[str, Watched]] = []
         with self.tables.transaction():
             self.require_fence()
             for key, mark in looked.items():
@@ -345,9 +345,9 @@ class ModelStore(ModelJournal):
                 after = before.after(added_ms, watcher, moved=mark != before.mark, mark=mark, same=True)
                 self.tables.put(self.tables.watched, key, after)
                 self.tables.put(self.tables.discrepancies, key, replace(record, **_times(after)))
-                noted.append((key, before, after))
-        for key, before, after in noted:
-            self.stopwatch.noted(key, before, after)
+                noted.append((key, after))
+        for key, after in noted:
+            self.stopwatch.noted(key, after)
 
     def discrepancies(
         self,
