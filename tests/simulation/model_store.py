@@ -101,9 +101,9 @@ class ModelStore(ModelJournal):
         self.settle_policy = settle or SettlePolicy()
         self.stopwatch = self.new_stopwatch("model", "0")
 
-    def new_stopwatch(self, holder: str, life: str) -> Stopwatch:
+    def new_stopwatch(self, holder: str, life: str, monotonic: Callable[[], float] | None = None) -> Stopwatch:
         """Of one process; whoever asks the store with several in turn sets :attr:`stopwatch` before each call."""
-        return Stopwatch(holder, life, self._clock.monotonic, self.settle_policy.step_max_ms)
+        return Stopwatch(holder, life, monotonic or self._clock.monotonic, self.settle_policy.step_max_ms)
 
     def _now(self) -> datetime:
         now = self._clock.now()
