@@ -77,7 +77,7 @@ class OfProcess:
         self._watch = model.new_stopwatch(holder, life, clocks.monotonic)
 
     def __getattr__(self, name: str) -> Any:
-        self._model.stopwatch, self._model._clock = self._watch, self._clocks
+        self._model.called_by(self._watch, self._clocks)
         return getattr(self._model, name)
 
 

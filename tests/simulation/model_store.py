@@ -31,6 +31,7 @@ from melt.model import (
     DriftType,
     EventType,
     Finding,
+    Holder,
     MalformedToken,
     MeltId,
     MeltState,
@@ -102,8 +103,12 @@ class ModelStore(ModelJournal):
         self.stopwatch = self.new_stopwatch("model", "0")
 
     def new_stopwatch(self, holder: str, life: str, monotonic: Callable[[], float] | None = None) -> Stopwatch:
-        """Of one process; whoever asks the store with several in turn sets :attr:`stopwatch` before each call."""
+        """Of one process; whoever asks the store with several in turn says :meth:`called_by` before each call."""
         return Stopwatch(holder, life, monotonic or self._clock.monotonic, self.settle_policy.step_max_ms)
+
+    def called_by(self, stopwatch: Stopwatch, clock: Clock) -> None:
+        """The next call is of this process: each has its own clock, and its own memory of what it looked at."""
+        self.stopwatch, self._clock = stopwatch, clock
 
     def _now(self) -> datetime:
         now = self._clock.now()
@@ -318,6 +323,27 @@ class ModelStore(ModelJournal):
         settled = needs_ms == 0 or (watched.mark == token.mark and watched.watched_ms >= needs_ms)
         if not (warrant.at_once or settled):
             raise LostRace(f"discrepancy {record.id} has not settled")
+
+    # --- who else holds a proof (:class:`melt.ports.Holdings`) ---
+
+    @property
+    def unique_proofs_indexed(self) -> bool:
+        """Nothing keeps another writer from storing a proof twice here."""
+        return False
+
+    def holders(self, proofs: Sequence[Proof]) -> Mapping[Y, tuple[Holder, ...]]:
+        found = {proof.y: tuple(map(self._holder, self.tables.secrets.get(proof.secret, ()))) for proof in proofs}
+        return {y: held for y, held in found.items() if len(held) > 1}
+
+    def _holder(self, token_id: TokenId) -> Holder:
+        token = self.tables.token(token_id)
+        return Holder(
+            token_id=token_id,
+            npub=token.npub,
+            status=token.status,
+            is_melted=token.transaction_type == "melted",
+            is_sent=token.is_sent,
+        )
 
     # --- what settles ---
 
