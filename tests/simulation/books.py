@@ -354,6 +354,7 @@ class Books:
         mint = self.mints[alias]
         after = held = 0
         taken: dict[Y, int] = {}
+        counted: set[Y] = set()
         melts = self.store.tables.melts.values()
         booked = {ref.y for m in melts if m.state is MeltState.SETTLED for ref in m.inputs}
         for token in self.store.tables.tokens.values():
@@ -364,6 +365,8 @@ class Books:
             # What a quote took after the mint had called it unpaid is lost to that lie, and found by a tour.
             takers = {OTHERS, *mint.lied}
             others = [p for p in token.proofs if mint.spent_by.get(p.y) in takers and p.y not in booked]
+            if token.status in {TokenStatus.UNSPENT, TokenStatus.PENDING}:
+                counted.update(proof.y for proof in token.proofs)
             if token.status is TokenStatus.UNSPENT:
                 after += token.amount
             elif token.status is TokenStatus.PENDING:
@@ -381,7 +384,7 @@ class Books:
             if melt.kind is JournalKind.MELT and melt.state is MeltState.SETTLED:
                 before += max(0, melt.change_amount - melt.overpaid)  # a mint that gives too much
                 spent += melt.amount + (melt.fees_paid or 0) + melt.input_fee + melt.shortfall
-        theirs = sum(taken.values())
+        theirs = sum(amount for y, amount in taken.items() if y not in counted)
         self.require(
             before == after + held + spent + theirs,
             f"I5: {npub[:12]} at {alias} had {before}; has {after}, held {held}, spent {spent}, "

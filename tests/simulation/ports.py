@@ -142,8 +142,6 @@ class Life:
     weather: Weather
     name: str = ""
     """Of this run, of which a holder has many."""
-    ahead_s: float = 0.0
-    """How far its machine's wall clock is ahead."""
     dead: bool = False
     died: asyncio.Event = field(default_factory=asyncio.Event)
     tasks: list[asyncio.Task[Any]] = field(default_factory=list)

@@ -22,6 +22,7 @@ from melt.invoice import Invoice
 from melt.model import (
     Actor,
     BlindedMessage,
+    DiscrepancyState,
     MalformedToken,
     Melt,
     MeltState,
@@ -348,6 +349,10 @@ class World:
         for melt in self.store.tables.melts.values():
             word = melt.state.value if melt.kind.value == "melt" else f"reclaim {melt.state.value}"
             states[word] = states.get(word, 0) + 1
+        if self.neighbour is not None:
+            states |= {"neighbour paid": self.neighbour.paid, "neighbour refused": self.neighbour.refused}
+            closed = [one for one in self.store.tables.discrepancies.values() if one.needs_ms]
+            states["settled and corrected"] = sum(one.state is DiscrepancyState.CORRECTED for one in closed)
         return Report(self.seed, self.books.broken, states, self.loop.steps, self.loop.time(), self.trace_lines)
 
     async def _play(self) -> None:
