@@ -18,7 +18,6 @@ from typing import Any
 import melt.recovery.reclaim as reclaim_module
 import melt.saga.engine as engine_module
 from melt.errors import Code, MeltdError
-from melt.invoice import Invoice
 from melt.model import (
     Actor,
     BlindedMessage,
@@ -40,7 +39,7 @@ from tests.simulation import logs
 from tests.simulation.books import Books, Violation
 from tests.simulation.instance import Died, Instance, Tuning
 from tests.simulation.lightning import Lightning
-from tests.simulation.model_ecash import ModelOutputs, fast_y
+from tests.simulation.model_ecash import ModelOutputs, fast_y, looks_like_a_point, read_invoice
 from tests.simulation.model_mint import GENERATIONS, Manners, ModelMint
 from tests.simulation.model_store import ModelStore
 from tests.simulation.neighbour import Neighbour
@@ -48,24 +47,15 @@ from tests.simulation.ports import EPOCH, Life, Observations, SimClock, SimSpool
 from tests.simulation.virtual_loop import VirtualLoop
 
 STORM_S = 40.0
+LONG_S = 120.0
+"""What settles later than this is looked at less often: the virtual time of a world is what it costs."""
 REST_S_MAX = 3600.0
 CRASHES_MAX = 12
 KEYSETS_MAX = 4
 
 
-def _read_invoice(text: str, *, now: object) -> Invoice:
-    """Invoices of this world are ``ln:<payment hash>:<amount in sat>``."""
-    _, payment_hash, amount = text.split(":")
-    return Invoice(text=text, payment_hash=payment_hash, amount_msat=int(amount) * 1000, expires_at=2**40)
-
-
-def _looks_like_a_point(text: str) -> bool:
-    """The points of this world are hashes."""
-    return len(text) == 66
-
-
-engine_module.read_invoice = _read_invoice  # type: ignore[attr-defined]
-reclaim_module.is_point = _looks_like_a_point  # type: ignore[attr-defined]
+engine_module.read_invoice = read_invoice  # type: ignore[attr-defined]
+reclaim_module.is_point = looks_like_a_point  # type: ignore[attr-defined]
 
 
 @dataclass(slots=True)
@@ -175,10 +165,11 @@ class World:
         rng = self.rng
         if rng.random() < 0.5:
             return SettlePolicy()
+        correct_after_s = rng.choice((60.0, rng.uniform(60.0, 200.0), rng.uniform(60.0, 600.0)))
         return SettlePolicy(
-            correct_after_s=rng.uniform(60.0, 600.0),
+            correct_after_s=correct_after_s,
             alert_after_s=30.0,
-            look_s=rng.choice((5.0, 10.0, 30.0)),
+            look_s=30.0 if correct_after_s > LONG_S else rng.choice((5.0, 10.0, 30.0)),
             pending_grace_s=rng.choice((0.0, 60.0)),
         )
 
@@ -425,7 +416,9 @@ class World:
         if theirs is not None:
             await self._until(theirs.done, REST_S_MAX)
         settle = self.tuning.settle
-        for _ in range(3):
+        for last in (False, False, True):
+            if last and settle.waits and not self._settling():
+                break
             for alias in self.mints:
                 with contextlib.suppress(Died):
                     await self._alive()[0].sweep(alias)
@@ -435,6 +428,10 @@ class World:
                 await self._until(lambda: False, 1.1 * rest_s + 8 * settle.look_s)
         await self._until(self._all_ended, 600.0)
         await self._until(lambda: False, 0.1)
+
+    def _settling(self) -> bool:
+        """Whether anything is still to be carried out."""
+        return any(one.needs_ms and one.closed_at is None for one in self.store.tables.discrepancies.values())
 
     async def _operator(self) -> None:
         """A person looks at what is HELD, and decides what may be decided, or leaves it."""
