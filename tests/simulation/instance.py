@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, TypeVar
@@ -65,9 +65,7 @@ class OthersHoldings:
 class NoLanes:
     """A mint's lanes where only one looks at it at a time."""
 
-    async def page(
-        self, lane: object, work: Callable[[], Awaitable[None]], outcome: Outcome, **_: object
-    ) -> float:
+    async def page(self, lane: object, work: Callable[[], Awaitable[None]], outcome: Outcome, **_: object) -> float:
         """Do it."""
         await work()
         return 0.0

@@ -150,7 +150,9 @@ class Neighbour:
             mint.take(proof)
         return pool, swapped, sum(proof.amount for proof in swapped) - amount
 
-    def _spend_sources(self, name: str, npub: str, sources: Sequence[Token], swapped: Sequence[Proof], at_s: float) -> bool:
+    def _spend_sources(
+        self, name: str, npub: str, sources: Sequence[Token], swapped: Sequence[Proof], at_s: float
+    ) -> bool:
         """Step 4: where one is not as it was, everything in memory is thrown away."""
         alias = self.books.urls[sources[0].mint_url]
         if not all(map(self._as_it_was, sources)):

@@ -109,7 +109,11 @@ class Stage:
             self.loop.bury()
 
     def token(
-        self, amounts: Sequence[int], status: TokenStatus = UNSPENT, kind: str = "received", proofs: Sequence[Proof] = ()
+        self,
+        amounts: Sequence[int],
+        status: TokenStatus = UNSPENT,
+        kind: str = "received",
+        proofs: Sequence[Proof] = (),
     ) -> Token:
         """A document with real ecash, or with these proofs."""
         held = tuple(proofs) or tuple(self.mint.issue(amount) for amount in amounts)
@@ -270,7 +274,7 @@ def test_what_has_settled_is_carried_out_by_itself_and_not_before(stage: Stage) 
         now = stage.again(theirs)
         assert (now.status, now.amount) == (SPENT, 32)
         assert stage.record(theirs).state is DiscrepancyState.CORRECTED
-        rest = [t for t in stage.store.spendable(USER, (URL,), "sat")]
+        rest = stage.store.spendable(USER, (URL,), "sat")
         assert [token.amount for token in rest] == [64]
 
     stage.play(scene)
