@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.timeout(300),
 ]
 
-QUIET_PANELS = {"Open discrepancies by type and mint"}
+QUIET_PANELS = {"Open discrepancies by type and mint", "Phases by type"}
 """Empty while nothing is open."""
 
 
@@ -72,6 +72,7 @@ def daemon(tmp_path: Path, db: Any, store_process: Any, mint: MintProcess) -> It
                 # Nobody else spends from this database: drift is mended, and alerts, at once.
                 "MELTD_SWEEP__CORRECT_AFTER_S": "0",
                 "MELTD_SWEEP__ALERT_AFTER_S": "0",
+                "MELTD_SWEEP__LOOK_S": "1",
             },
         )
 
