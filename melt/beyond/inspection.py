@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from melt.beyond.duplicates import COUNTING, duplicate_verdict, elsewhere
+from melt.beyond.duplicates import counted_elsewhere, duplicate_verdict, elsewhere
 from melt.beyond.signatures import Flawed, is_due, signature_verdict, verify
 from melt.corrections import Judged, mint_said, unit_of
 from melt.errors import MintError
-from melt.model import Action, DriftType, MintState
+from melt.model import LIVE_STATUSES, Action, DriftType, MintState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -43,7 +43,7 @@ class Looked:
     """
     What a look has found. ``unchecked`` are ids of records whose absence tells nothing, because their documents' turn has not come.
 
-    ``holders`` is None where an index keeps proofs from lying twice, so that nobody had to look.
+    ``holders`` is None where nobody could look: without an index on the secrets each look reads the whole collection.
     """
 
     judged: tuple[Judged, ...] = ()
@@ -55,11 +55,12 @@ class Looked:
         Verdicts on states, in the light of what was seen beyond them.
 
         A ``melted`` document says where else its proofs stand. Nothing comes back by rule to a document whose proofs
-        another one counts too: it would be counted twice, or taken from the other's owner (I12).
+        another one counts too: it would be counted twice, or taken from the other's owner (I12). What a ``spent`` or
+        ``failed`` document holds and another one counts is no drift: the mint honours it for that one.
         """
         twice = {one.token.id for one in self.judged if one.verdict.type is DriftType.DUPLICATE_PROOF}
         weighed: list[Judged] = []
-        for one in judged:
+        for one in self._without_copies(judged):
             if one.verdict.type is DriftType.LEGACY_MELTED_DOCUMENT:
                 one = replace(one, evidence={**one.evidence, **elsewhere(one.token, self.holders)})  # noqa: PLW2901
             if one.token.id in twice and one.verdict.action in _GIVING_BACK:
@@ -67,6 +68,19 @@ class Looked:
                 one = replace(one, verdict=replace(one.verdict, action=Action.WATCH, reason=reason))  # noqa: PLW2901
             weighed.append(one)
         return weighed
+
+    def _without_copies(self, judged: Sequence[Judged]) -> Iterable[Judged]:
+        """Verdicts that would take value back from a final document, less the proofs that are another's by now."""
+        for one in judged:
+            if not (one.token.is_history and one.verdict.action is Action.RECLAIM):
+                yield one
+            elif self.holders is None:
+                reason = f"{one.verdict.reason}; not taken back while nobody can tell who else holds the proofs"
+                yield replace(one, verdict=replace(one.verdict, action=Action.WATCH, reason=reason))
+            elif rest := set(one.verdict.ys) - counted_elsewhere(one.token, self.holders):
+                ys = tuple(y for y in one.verdict.ys if y in rest)
+                value = sum(proof.amount for proof in one.token.proofs if proof.y in rest)
+                yield replace(one, verdict=replace(one.verdict, ys=ys, value=value))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -100,7 +114,7 @@ class Beyond:
         missing = {
             (mint.alias, proof.keyset_id)
             for token in tokens
-            if token.status in COUNTING
+            if token.status in LIVE_STATUSES
             for proof in token.proofs
             if proof.keyset_id not in listed
         }
@@ -133,7 +147,7 @@ class Beyond:
         Raises StoreError. What the mint can't be asked is left out.
         """
         holders = await self._holders(tokens)
-        due = [token for token in tokens if token.status in COUNTING and self._is_due(token.id, turn)]
+        due = [token for token in tokens if token.status in LIVE_STATUSES and self._is_due(token.id, turn)]
         keys = await self._keys(mint, {proof.keyset_id for token in due for proof in token.proofs})
         flawed = await self._flawed(due, states, keys)
         judged: list[Judged] = []
@@ -152,8 +166,10 @@ class Beyond:
         unchecked = tuple(
             f"{DriftType.INVALID_SIGNATURE}:token:{token.id}"
             for token in tokens
-            if token.status in COUNTING and token.id not in checked
+            if token.status in LIVE_STATUSES and token.id not in checked
         )
+        if holders is None:
+            unchecked += tuple(f"{DriftType.DUPLICATE_PROOF}:token:{token.id}" for token in tokens)
         return Looked(judged=tuple(judged), unchecked=unchecked, holders=holders)
 
     @staticmethod
@@ -167,7 +183,7 @@ class Beyond:
             yield signature_verdict(flawed), {"checked_proofs": len(token.proofs)}
 
     async def _holders(self, tokens: Sequence[Token]) -> Mapping[Y, tuple[Holder, ...]] | None:
-        if self.holdings.unique_proofs_indexed:
+        if not self.holdings.secrets_indexed:
             return None
         proofs = [proof for token in tokens for proof in token.proofs]
         return await self.threads(lambda: self.holdings.holders(proofs)) if proofs else {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
+from melt.model.counting import COUNTED_TYPES, LIVE_STATUSES, UNCOUNTED_TYPES, is_counted, is_history, is_live, weighs
 from melt.model.findings import (
     AtomicResult,
     AuditEntry,
@@ -104,7 +105,9 @@ def normalise_mint_url(url: str) -> str:
 
 __all__ = [
     "AMOUNT_MAX",
+    "COUNTED_TYPES",
     "LIVE_PLAN",
+    "LIVE_STATUSES",
     "MELT_MOVES",
     "OPEN_DISCREPANCY",
     "PLAN_ITEMS_MAX",
@@ -114,6 +117,7 @@ __all__ = [
     "SWEEP_NAME",
     "TERMINAL",
     "TOKEN_MOVES",
+    "UNCOUNTED_TYPES",
     "Action",
     "Activity",
     "Actor",
@@ -198,6 +202,10 @@ __all__ = [
     "Verdict",
     "WatchedDocument",
     "Y",
+    "is_counted",
+    "is_history",
+    "is_live",
     "normalise_mint_url",
     "sweep_shard",
+    "weighs",
 ]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from melt.model.counting import is_counted, is_history
+
 if TYPE_CHECKING:
     from datetime import datetime
 
@@ -95,6 +97,16 @@ class Token:
         return sum(proof.amount for proof in self.proofs)
 
     @property
+    def is_counted(self) -> bool:
+        """Whether the document counts towards its owner's balance (:mod:`melt.model.counting`)."""
+        return is_counted(self.status, self.transaction_type)
+
+    @property
+    def is_history(self) -> bool:
+        """Whether the document only tells what has been."""
+        return is_history(self.status)
+
+    @property
     def sum_mismatch(self) -> bool:
         """Whether ``total_amount`` claims something else than the proofs add up to."""
         claims_otherwise = self.total_amount is not None and self.total_amount != self.amount
@@ -127,13 +139,24 @@ class Holder:
     """
     A document that holds a proof. ``status`` and ``npub`` are None where they are none that DESIGN section 3 knows.
 
-    ``is_melted`` tells a legacy ``melted`` document.
+    ``is_melted`` tells a legacy ``melted`` document, ``transaction_type`` is "" where it is no text.
     """
 
     token_id: TokenId
     npub: str | None
     status: TokenStatus | None
     is_melted: bool = False
+    transaction_type: str = ""
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether the document counts towards its owner's balance (:mod:`melt.model.counting`)."""
+        return not self.is_melted and is_counted(self.status, self.transaction_type)
+
+    @property
+    def is_history(self) -> bool:
+        """Whether the document only tells what has been."""
+        return is_history(self.status)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

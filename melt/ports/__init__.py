@@ -11,6 +11,7 @@ from melt.ports.cases import CaseStore
 from melt.ports.hints import HintSource, HintTelemetry, WatchStore
 from melt.ports.holdings import Holdings
 from melt.ports.leases import Leases
+from melt.ports.mode import ModeStore
 from melt.ports.outside import Clock, Entropy, Mint, Outputs, StoreThreads
 from melt.ports.plans import PlanStore
 from melt.ports.repairs import RepairStore, SecretTour
@@ -35,6 +36,7 @@ __all__ = [
     "LargeTokens",
     "Leases",
     "Mint",
+    "ModeStore",
     "Outputs",
     "PlanStore",
     "RepairStore",

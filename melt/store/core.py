@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import structlog
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
 
     from melt.model import Actor, Fence, MeltId
+    from melt.model.mode import Mode
     from melt.ports import Clock, Telemetry
     from melt.store.connect import Collections
     from melt.store.transactions import Transactions
@@ -39,6 +41,8 @@ class Core:
 
     telemetry: Telemetry | None
     unique_proofs_indexed: bool
+    setting_mode: Mode | None
+    """What this process was told; the more careful of it and of the database's choice holds."""
     _c: Collections
     _clock: Clock
     _transactions: Transactions
@@ -84,7 +88,9 @@ class Core:
         discrepancy_id: str | None = None,
         note: str | None = None,
         fence: Fence | None = None,
+        finishing: bool = False,
     ) -> Ledger:
+        """A ledger that passes the gate of the mode before its first write; ``finishing`` what the journal has begun."""
         return Ledger(
             self._c,
             session,
@@ -95,8 +101,12 @@ class Core:
             discrepancy_id=discrepancy_id,
             note=note,
             fence=fence,
-            unique_proofs_indexed=self.unique_proofs_indexed,
+            gate=partial(self._pass_gate, session, finishing=finishing),
         )
+
+    def _pass_gate(self, session: ClientSession, *, finishing: bool) -> None:
+        """See :meth:`melt.store.mode.Modes._pass_gate`."""
+        raise NotImplementedError
 
     def _now(self) -> datetime:
         """The present in whole milliseconds, as BSON keeps it: what was written reads back equal."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from melt.model import Proof, Y
     from melt.ports import Tour
     from melt.store.connect import Document
+    from melt.store.indexes import WalletIndexes
 
 SECRETS_PER_LOOK: Final = 100
 """Longer lists cost more per secret on some servers."""
@@ -30,6 +31,13 @@ _STATUSES: Final = {status.value: status for status in TokenStatus}
 
 class Holdings(Core):
     """Implements :class:`melt.ports.Holdings`."""
+
+    _indexes: WalletIndexes
+
+    @property
+    def secrets_indexed(self) -> bool:
+        """See :meth:`melt.ports.Holdings.secrets_indexed`; as of the last look at the indexes."""
+        return self._indexes.report.serves("proofs.secret")
 
     @store_method
     def holders(self, proofs: Sequence[Proof]) -> Mapping[Y, tuple[Holder, ...]]:
@@ -82,12 +90,13 @@ class Holdings(Core):
 
 
 def _holder(raw: Document) -> Holder:
-    npub, status = raw.get("npub"), raw.get("status")
+    npub, status, transaction_type = raw.get("npub"), raw.get("status"), raw.get("transaction_type")
     return Holder(
         token_id=token_id_of(raw["_id"]),
         npub=npub if isinstance(npub, str) else None,
         status=_STATUSES.get(status) if isinstance(status, str) else None,
-        is_melted=raw.get("transaction_type") == TransactionType.MELTED,
+        is_melted=transaction_type == TransactionType.MELTED,
+        transaction_type=transaction_type if isinstance(transaction_type, str) else "",
     )
 
 

@@ -173,6 +173,8 @@ class Melts(Core):
         if melt.kind is JournalKind.MELT:
             entry = self._reserve_inputs(session, entry)
         else:
+            # It writes no document yet, but its swap at the mint comes next and must not begin while meltd observes.
+            self._pass_gate(session, finishing=False)
             self._refuse_shared(session, entry)
         if not entry.source_token_ids:
             entry = replace(entry, source_token_ids=tuple(dict.fromkeys(ref.token_id for ref in entry.inputs)))
@@ -240,10 +242,8 @@ class Melts(Core):
         LostRace where another document holds one of the proofs too: a reclaim would take it from there.
 
         Old code has copied proofs, into ``sent`` documents for one. A user's own ``melted`` copy counts for nothing and
-        holds nothing up. Under the unique index there is no second document.
+        holds nothing up. A unique index says nothing here: it covers counted documents alone.
         """
-        if self.unique_proofs_indexed:
-            return
         wanted = ys_by_token(melt.inputs)
         ids = [raw_id for token_id in wanted for raw_id in raw_ids(token_id)]
         ys = {str(ref.y) for ref in melt.inputs}

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from melt.store.connect import Document
 
 UNIT_DEFAULT = "sat"
-_MOST_FINAL_FIRST = ("spent", "failed", "pending", "unspent")
+_COUNTED_FIRST = ("pending", "unspent", "spent", "failed")
+"""Where one proof has several statuses, the first of these counts: what is history never hides what is money."""
 
 
 @dataclass(slots=True)
@@ -55,8 +56,8 @@ class TokenReads(Core):
         """
         See :meth:`melt.ports.Store.spendable`.
 
-        Legacy ``melted`` documents hold consumed proofs and are left out, and so is a document with a proof that
-        an older one holds too.
+        Documents that don't count (:mod:`melt.model.counting`) are left out: a legacy ``melted`` one holds consumed proofs,
+        a ``sent`` one somebody else's. So is a document with a proof that an older one holds too.
         """
         units = self._wallet_units(npub)
         wanted = {normalise_mint_url(url) for url in mint_urls}
@@ -66,7 +67,7 @@ class TokenReads(Core):
             token = read_token(raw)
             if isinstance(token, MalformedToken) or not token.proofs:
                 continue
-            if token.transaction_type == TransactionType.MELTED or normalise_mint_url(token.mint_url) not in wanted:
+            if not token.is_counted or normalise_mint_url(token.mint_url) not in wanted:
                 continue
             if units.get(str(token.wallet_id), unit) == unit:
                 found.append(token)
@@ -95,8 +96,9 @@ class TokenReads(Core):
         """
         A user's money by mint, unit and status, read in one snapshot.
 
-        Each proof counts once, under the most final status that any document gives it (spent, failed, pending,
-        unspent), so that duplicates don't inflate a balance; ``melted`` documents don't count. Junk is passed over.
+        Each proof counts once. A copy in a ``spent`` or ``failed`` document is history beside a live one, and a pending
+        one comes before an unspent one, so that duplicates don't inflate what can be spent; ``melted`` documents don't
+        count. Junk is passed over.
         """
         units = self._wallet_units(npub)
         shape = {"status": 1, "mint_url": 1, "wallet_id": 1, "transaction_type": 1}
@@ -106,7 +108,7 @@ class TokenReads(Core):
             found = self._c.tokens.find({"npub": npub}, shape, session=session)
             return [slim for slim in map(_slim, found) if slim is not None]
 
-        slims = sorted(self._run(read), key=lambda slim: _MOST_FINAL_FIRST.index(slim.status))
+        slims = sorted(self._run(read), key=lambda slim: _COUNTED_FIRST.index(slim.status))
         seen: set[bytes] = set()
         sums: dict[tuple[str, str, str], _Sum] = {}
         for slim in slims:
@@ -191,7 +193,7 @@ class _Slim:
 
 def _slim(raw: Document) -> _Slim | None:
     status, mint_url = raw.get("status"), raw.get("mint_url")
-    if status not in _MOST_FINAL_FIRST or not isinstance(mint_url, str):
+    if status not in _COUNTED_FIRST or not isinstance(mint_url, str):
         return None
     if raw.get("transaction_type") == TransactionType.MELTED:
         return None

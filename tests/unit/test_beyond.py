@@ -12,14 +12,15 @@ import pytest
 from cashu.core.crypto.b_dhke import step2_bob
 from cashu.core.crypto.secp import PrivateKey, PublicKey
 
-from melt.beyond import Beyond, BeyondPolicy, malformed_findings
-from melt.beyond.duplicates import COUNTING, duplicate_verdict, elsewhere
+from melt.beyond import Beyond, BeyondPolicy, Looked, malformed_findings
+from melt.beyond.duplicates import counted_elsewhere, duplicate_verdict, elsewhere
 from melt.beyond.expiry import expiring, severity_of
 from melt.beyond.signatures import Flaw, is_due, verify
-from melt.corrections import mint_said
+from melt.corrections import Judged, mint_said
 from melt.ecash import blind, unblind, y_of
 from melt.errors import MintUnreachable, Severity
 from melt.model import (
+    Action,
     Dleq,
     DriftType,
     Holder,
@@ -31,6 +32,7 @@ from melt.model import (
     Proof,
     TokenId,
     TokenStatus,
+    Verdict,
 )
 from tests.support.engine import KEYSET, NOW, token, y
 
@@ -43,8 +45,8 @@ HERE = TokenId("aa" * 12)
 ALIAS = MintAlias("main")
 
 
-def holder(name: str, status: TokenStatus | None, npub: str | None = "somebody") -> Holder:
-    return Holder(token_id=TokenId(name), npub=npub, status=status)
+def holder(name: str, status: TokenStatus | None, npub: str | None = "somebody", *, type_: str = "received") -> Holder:
+    return Holder(token_id=TokenId(name), npub=npub, status=status, is_melted=type_ == "melted", transaction_type=type_)
 
 
 def here(status: TokenStatus, owner: str | None = None) -> Holder:
@@ -54,18 +56,27 @@ def here(status: TokenStatus, owner: str | None = None) -> Holder:
 # --- the double count ---
 
 
+LIVE = {TokenStatus.UNSPENT, TokenStatus.PENDING}
+COUNTED = ("received", "minted", "change", "", "something_new")
+
+
+@pytest.mark.parametrize("type_", [*COUNTED, "sent", "melted"])
+@pytest.mark.parametrize("other_type", ["change", "sent", "melted"])
 @pytest.mark.parametrize("status", TokenStatus)
 @pytest.mark.parametrize("other", [*TokenStatus, None])
-def test_a_shared_proof_is_a_finding_where_the_document_counts_or_the_other_one_does(
-    status: TokenStatus, other: TokenStatus | None
+def test_a_shared_proof_is_a_finding_where_one_document_counts_it_and_the_other_is_no_history(
+    status: TokenStatus, type_: str, other: TokenStatus | None, other_type: str
 ) -> None:
-    """Two documents that agree that the money is gone count nothing; every other pair counts it too often or hides it."""
-    document = token(status, 4, 8)
-    holders = {y(1): (here(status), holder("other", other))}
+    """A wallet that keeps a proof unchanged leaves a copy in its spent source: that is no double count, seen from either."""
+    document = token(status, 4, 8, type_=type_)
+    holders = {y(1): (here(status), holder("other", other, type_=other_type))}
 
     found = duplicate_verdict(document, holders)
 
-    if status not in COUNTING and other not in COUNTING:
+    history = {TokenStatus.SPENT, TokenStatus.FAILED}
+    counts = status in LIVE and type_ in COUNTED
+    other_counts = other in LIVE and other_type == "change"
+    if status in history or other in history or not (counts or other_counts):
         assert found is None
         return
     assert found is not None
@@ -77,7 +88,7 @@ def test_a_shared_proof_is_a_finding_where_the_document_counts_or_the_other_one_
 
 def test_the_evidence_names_five_others_and_counts_all() -> None:
     document = token(TokenStatus.UNSPENT, 4)
-    others = tuple(holder(f"t{i}", TokenStatus.SPENT, f"user {i % 3}") for i in range(7))
+    others = tuple(holder(f"t{i}", TokenStatus.PENDING, f"user {i % 3}") for i in range(7))
     mine = holder("mine", TokenStatus.UNSPENT, document.npub)
 
     found = duplicate_verdict(document, {y(0): (here(TokenStatus.UNSPENT), *others, mine)})
@@ -87,7 +98,39 @@ def test_the_evidence_names_five_others_and_counts_all() -> None:
     assert evidence["other_documents"] == 8
     assert evidence["other_token_ids"] == "t0, t1, t2, t3, t4"
     assert evidence["other_npubs"] == 3, "other users, not the document's own"
-    assert evidence["other_statuses"] == "7 spent, 1 unspent"
+    assert evidence["other_statuses"] == "7 pending, 1 unspent"
+
+
+@pytest.mark.parametrize("status", [TokenStatus.SPENT, TokenStatus.FAILED])
+@pytest.mark.parametrize("other_type", ["change", "sent", "melted"])
+@pytest.mark.parametrize("other", [*TokenStatus, None])
+def test_what_another_document_counts_is_no_drift_of_a_final_one(
+    status: TokenStatus, other: TokenStatus | None, other_type: str
+) -> None:
+    """The mint honours a kept proof for the document that counts it; nothing of it is taken back from the source."""
+    document = token(status, 4, 8)
+    holders = {y(1): (here(status), holder("kept", other, document.npub, type_=other_type))}
+    live = other in LIVE and other_type == "change"
+    assert counted_elsewhere(document, holders) == ({y(1)} if live else set())
+    judged = Judged(
+        token=document,
+        verdict=Verdict(
+            type=DriftType.DB_SPENT_MINT_UNSPENT,
+            severity=Severity.MEDIUM,
+            action=Action.RECLAIM,
+            ys=(y(0), y(1)),
+            value=12,
+            reason="recorded as spent",
+        ),
+        mint=ALIAS,
+        unit="sat",
+    )
+    (weighed,) = Looked(holders=holders).weighed([judged])
+    assert (weighed.verdict.ys, weighed.verdict.value) == (((y(0),), 4) if live else ((y(0), y(1)), 12))
+    both = {y(0): (holder("kept", other, type_=other_type),)} | holders
+    assert len(Looked(holders=both).weighed([judged])) == (0 if live else 1)
+    (blind,) = Looked(holders=None).weighed([judged])
+    assert blind.verdict.action is Action.WATCH, "where nobody can tell, nothing is taken back"
 
 
 def test_a_proof_that_only_the_document_itself_holds_is_no_duplicate() -> None:
@@ -102,8 +145,8 @@ def test_a_melted_document_says_whether_its_proofs_stand_elsewhere() -> None:
     assert found["stands_elsewhere"] == "1 of 2 proofs"
     assert found["value_elsewhere"] == 8
     assert (found["other_token_ids"], found["other_npubs"]) == ("source", 0)
-    alone = elsewhere(document, None)
-    assert alone == {"stands_elsewhere": "0 of 2 proofs", "value_elsewhere": 0}
+    assert elsewhere(document, {}) == {"stands_elsewhere": "0 of 2 proofs", "value_elsewhere": 0}
+    assert "not looked for" in str(elsewhere(document, None)["stands_elsewhere"])
 
 
 # --- signatures ---
@@ -203,7 +246,7 @@ class Monotonic:
 class Unindexed:
     """A store in which every proof lies once, though no index says so."""
 
-    unique_proofs_indexed = False
+    secrets_indexed = True
 
     def holders(self, proofs: Sequence[Proof]) -> Mapping[Y, tuple[Holder, ...]]:
         return {}
