@@ -45,13 +45,15 @@ from melt.model import (
     TakenBecause,
     TokenStatus,
 )
-from melt.ports import CaseStore, PlanStore, RepairStore, RestoreStore, Store, SummaryStore, WatchStore
+from melt.ports import CaseStore, PlanStore, RepairStore, RestoreStore, SettleStore, Store, SummaryStore, WatchStore
+from melt.settling import Phase
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
 
     from melt.model import Solvency
+    from melt.ports.cases import OpenFigures
 
 UNCONFIGURED: Final = "unconfigured"
 """The mint label of what belongs to no configured mint."""
@@ -86,7 +88,7 @@ STORE_METHODS: Final = tuple(
     sorted(
         {
             name
-            for port in (Store, CaseStore, PlanStore, RepairStore, RestoreStore, SummaryStore, WatchStore)
+            for port in (Store, CaseStore, PlanStore, RepairStore, RestoreStore, SettleStore, SummaryStore, WatchStore)
             for name in vars(port)
             if not name.startswith("_")
         }
@@ -96,9 +98,11 @@ RESTORE_OUTCOMES: Final = ("ok", "error", "unsupported")
 """``unsupported``: the mint does not restore (NUT-09)."""
 SEVERITIES_OF: Final[dict[DriftType, tuple[Severity, ...]]] = {
     DriftType.DB_UNSPENT_MINT_SPENT: (Severity.HIGH,),
-    DriftType.DB_PENDING_MINT_SPENT: (Severity.MEDIUM,),
-    DriftType.DB_SPENT_MINT_UNSPENT: (Severity.MEDIUM, Severity.LOW),
-    DriftType.DB_FAILED_MINT_UNSPENT: (Severity.MEDIUM,),
+    # What does not come to rest in three times its time is HIGH, whatever it is.
+    DriftType.DB_PENDING_MINT_SPENT: (Severity.HIGH, Severity.MEDIUM),
+    DriftType.DB_PENDING_MINT_UNSPENT: (Severity.HIGH, Severity.LOW),
+    DriftType.DB_SPENT_MINT_UNSPENT: (Severity.HIGH, Severity.MEDIUM, Severity.LOW),
+    DriftType.DB_FAILED_MINT_UNSPENT: (Severity.HIGH, Severity.MEDIUM),
     DriftType.DUPLICATE_PROOF: (Severity.HIGH,),
     DriftType.LEGACY_MELTED_DOCUMENT: (Severity.HIGH, Severity.LOW),
     DriftType.AMOUNT_MISMATCH: (Severity.MEDIUM,),
@@ -106,7 +110,7 @@ SEVERITIES_OF: Final[dict[DriftType, tuple[Severity, ...]]] = {
     DriftType.INVALID_SIGNATURE: (Severity.HIGH,),
     DriftType.UNKNOWN_KEYSET: (Severity.MEDIUM,),
     DriftType.KEYSET_EXPIRING: (Severity.HIGH, Severity.MEDIUM, Severity.LOW),
-    DriftType.RESERVATION_ORPHANED: (Severity.MEDIUM,),
+    DriftType.RESERVATION_ORPHANED: (Severity.HIGH, Severity.MEDIUM),
     DriftType.MINT_STATE_REGRESSED: (Severity.CRITICAL,),
     DriftType.QUOTE_PAID_INPUTS_UNSPENT: (Severity.CRITICAL,),
     DriftType.QUOTE_UNPAID_INPUTS_SPENT: (Severity.CRITICAL,),
@@ -147,6 +151,7 @@ class Metrics:
         self._loops: set[str] = set()
         self._units: set[str] = set()
         self._case_units: set[str] = {"sat"}
+        self._settling_units: set[str] = {"sat"}
         self._open_keys: set[tuple[str, str, str]] = set()
         self._make_drift()
         self._make_plans()
@@ -175,6 +180,29 @@ class Metrics:
         self._found = self._counter("discrepancies_found_total", "Discrepancies found, each sighting.", *kind)
         self._corrected = self._counter("discrepancies_corrected_total", "Discrepancies corrected by rule.", *kind)
         self._open_found = self._gauge("open_discrepancies", "Discrepancies open now, read from the database.", *kind)
+        self._alerting = self._counter(
+            "discrepancies_alerting_total",
+            "Discrepancies found of which an alert tells at once: nothing settles first.",
+            *kind,
+        )
+        self._phases = self._gauge(
+            "open_discrepancies_by_phase",
+            "Discrepancies open now: settling (no alert yet), waiting to be carried out, or due.",
+            *kind,
+            "phase",
+        )
+        self._settling_value = self._gauge(
+            "settling_amount",
+            "Value in open records that are settling and say that a counted proof is spent, in the unit.",
+            "mint",
+            "unit",
+        )
+        self._unsettled = self._gauge(
+            "unsettled_discrepancies", "Open records that have not come to rest in three times their time.", "mint"
+        )
+        self._settle_look = self._gauge(
+            "settle_last_success_timestamp_seconds", "When the documents of open records were last looked at.", "mint"
+        )
         self._critical = self._counter("critical_events_total", "CRITICAL events opened.", "type")
         self._event_s = self._histogram(
             "critical_event_recovery_seconds",
@@ -351,6 +379,7 @@ class Metrics:
             for severity in SEVERITIES_OF.get(drift, (Severity.LOW,)):
                 self._found.labels(drift, severity, mint)
                 self._corrected.labels(drift, severity, mint)
+                self._alerting.labels(drift, severity, mint)
 
     def declare(
         self,
@@ -412,8 +441,10 @@ class Metrics:
         for reason in HintDrop:
             self._hints_dropped.labels(mint, reason)
         self._hints_again.labels(mint)
-        for gauge in (self._sweep_success, self._sweep_interval, self._sweep_ratio):
+        for gauge in (self._sweep_success, self._sweep_interval, self._sweep_ratio, self._unsettled):
             gauge.labels(mint)
+        for unit in self._units:
+            self._settling_value.labels(mint, unit)
         self._sweep_eta.labels(mint).set(math.nan)
         for lane in Lane:
             self._lane_documents.labels(mint, lane)
@@ -441,6 +472,9 @@ class Metrics:
     # --- Telemetry (what each means: melt/ports.py) ---
     def drift_found(self, drift: DriftType, severity: Severity, mint: MintAlias | None) -> None:
         self._found.labels(drift, severity, self._mint(mint)).inc()
+
+    def drift_alerting(self, drift: DriftType, severity: Severity, mint: MintAlias | None) -> None:
+        self._alerting.labels(drift, severity, self._mint(mint)).inc()
 
     def drift_corrected(self, drift: DriftType, severity: Severity, mint: MintAlias | None) -> None:
         self._corrected.labels(drift, severity, self._mint(mint)).inc()
@@ -572,6 +606,28 @@ class Metrics:
             self._case_units.add(unit)
             for severity in Severity:
                 self._case_value.labels(severity, label).set(value.get((severity, unit), 0))
+
+    def set_settling(self, figures: OpenFigures) -> None:
+        """Open discrepancies by phase, what the settling ones are worth, and those that do not settle; the others become 0."""
+        fresh = {(*key, phase.value): 0 for key in self._open_keys for phase in Phase}
+        for (drift, severity, mint, phase), count in figures.phases.items():
+            labels = (drift, severity, self._mint(mint), phase)
+            if labels in fresh:
+                fresh[labels] += count
+        for labels, count in fresh.items():
+            self._phases.labels(*labels).set(count)
+        for mint in self._mints:
+            self._unsettled.labels(mint).set(figures.unsettled.get(mint, 0))
+            units = {unit for alias, unit in figures.settling_value if alias == mint} | self._settling_units
+            for unit in units:
+                label = self._unit(unit)
+                if label is not None:
+                    self._settling_units.add(unit)
+                    self._settling_value.labels(mint, label).set(figures.settling_value.get((mint, unit), 0))
+
+    def settle_looked(self, mint: MintAlias) -> None:
+        """A round of looks at what settles has ended well."""
+        self._settle_look.labels(self._mint(mint)).set(time.time())
 
     def set_plans(self, by_state: Mapping[PlanState, int], *, oldest_age_s: float) -> None:
         """Plans that may still change something; ``oldest_age_s`` is 0 where there is none."""

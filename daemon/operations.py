@@ -317,6 +317,7 @@ class DaemonOperations:
             found=tuple(total.found[:FOUND_MAX]),
             planned=total.planned,
             corrected=total.corrected,
+            settling=total.settling,
             errors=tuple(errors),
             seconds=round(self.clock.monotonic() - started, 3),
         )
@@ -401,6 +402,7 @@ def _add(total: Outcome, part: Outcome) -> None:
     total.proofs += part.proofs
     total.planned += part.planned
     total.corrected += part.corrected
+    total.settling += part.settling
     total.found.extend(part.found[: max(0, FOUND_MAX - len(total.found))])
 
 

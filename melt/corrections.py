@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from melt.model import Action, Correction, DiscrepancyState, Finding, TokenStatus
+from melt.model import Action, Correction, DiscrepancyState, Finding, TokenStatus, Warrant
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -33,6 +33,8 @@ class Judged:
     unit: str
     evidence: Mapping[str, str | int | bool | None] = field(default_factory=dict)
     """What was seen of it besides the verdict; never a secret (I10)."""
+    whole: bool = True
+    """Whether the mint was asked about every proof of the document."""
 
 
 def unit_of(token: Token, keysets: Mapping[KeysetId, Keyset]) -> str:
@@ -91,25 +93,41 @@ def finding_of(judged: Judged, evidence: Mapping[str, str | int | bool | None]) 
             **judged.evidence,
             **evidence,
         },
+        mark=token.mark or None,
+        whole=judged.whole,
     )
 
 
-def confirmed(discrepancy: Discrepancy, *, now: datetime, confirm_after_s: float) -> bool:
+def warrant_of(judged: Judged, record: Discrepancy, *, at_once: bool = False) -> Warrant:
+    """By what a verdict that was written down may be carried out: its record, and the document that was looked at."""
+    return Warrant(
+        discrepancy_id=record.id,
+        occurrence=record.occurrence,
+        token_id=judged.token.id,
+        mark=judged.token.mark,
+        at_once=at_once,
+    )
+
+
+def confirmed(discrepancy: Discrepancy, *, confirm_after_s: float, at_once: bool = False) -> bool:
     """
     Whether what was found may be acted on now.
 
+    Its document must have stood still for as long as a rule waits for (I13), unless a person said not to wait (``at_once``).
     Value is given back (RELEASE, RECLAIM) only after a second sighting of the same, a while after the first: a mint's
-    UNSPENT proves little (I6). SPENT is marked at once, because the caller has asked the mint twice and a melt must
-    not count on money that is gone.
+    UNSPENT proves little (I6). SPENT needs no second sighting, because the caller has asked the mint twice. Time is what was
+    watched (:mod:`melt.settling`), never the difference of two dates.
     """
     if discrepancy.state is DiscrepancyState.ACKNOWLEDGED:
+        return False
+    if not (discrepancy.is_settled or at_once):
         return False
     if discrepancy.action is Action.MARK_SPENT:
         return True
     since = discrepancy.same_since
     if since is None or discrepancy.sightings < 2 or discrepancy.last_seen <= since:
         return False
-    return (now - since).total_seconds() >= confirm_after_s
+    return discrepancy.same_ms >= 1000 * confirm_after_s
 
 
 async def record_findings(
@@ -120,6 +138,8 @@ async def record_findings(
     for record in records:
         if record.sightings == 1:
             telemetry.drift_found(record.type, record.severity, record.mint)
+            if record.alert_ms == 0:
+                telemetry.drift_alerting(record.type, record.severity, record.mint)
     return records
 
 
@@ -140,11 +160,14 @@ class Corrections:
         findings = [finding_of(one, evidence) for one in judged]
         return await record_findings(findings, store=self._store, threads=self._threads, telemetry=self._telemetry)
 
-    async def apply(self, judged: Judged, record: Discrepancy, actor: Actor, *, note: str | None = None) -> bool:
+    async def apply(
+        self, judged: Judged, record: Discrepancy, actor: Actor, *, note: str | None = None, at_once: bool = False
+    ) -> bool:
         """
         Mark spent or release, in one transaction with audit entry and the record's end. ``note`` goes into the audit.
 
-        False where the document moved on meanwhile or the action changes no status. Raises StoreError.
+        False where the document moved on meanwhile, where it has not stood still for long enough (I13) and nobody said that
+        it need not (``at_once``), or where the action changes no status. Raises StoreError.
         """
         new_status = _NEW_STATUS.get(judged.verdict.action)
         if new_status is None:
@@ -159,6 +182,7 @@ class Corrections:
             ys=judged.verdict.ys,
             reason=judged.verdict.type,
             actor=actor,
+            warrant=warrant_of(judged, record, at_once=at_once),
             note=note,
         )
         done = await self._threads(lambda: self._store.correct(correction))

@@ -29,6 +29,7 @@ SEVERITIES: Final[dict[DriftType, Severity]] = {
     DriftType.DB_SPENT_MINT_UNSPENT: Severity.MEDIUM,
     DriftType.DB_SPENT_MINT_PENDING: Severity.LOW,
     DriftType.DB_FAILED_MINT_UNSPENT: Severity.MEDIUM,
+    DriftType.SENT_TOKEN_REDEEMED: Severity.LOW,
     DriftType.PROOF_NOT_IN_DB: Severity.LOW,
     DriftType.DUPLICATE_PROOF: Severity.HIGH,
     DriftType.LEGACY_MELTED_DOCUMENT: Severity.LOW,
@@ -50,6 +51,9 @@ UNCLAIMED_TYPES: Final = frozenset({TransactionType.SENT.value, TransactionType.
 """Spent or failed documents whose UNSPENT proofs are not ours to take back: they were or may have been handed to
 somebody (``sent``), or stem from old code that stored consumed proofs again (``melted``)."""
 
+FINAL: Final = frozenset({TokenStatus.SPENT, TokenStatus.FAILED})
+"""Statuses of documents that are history: a service that keeps a proof unchanged leaves it there and stores it anew."""
+
 _MOST_FINAL_FIRST: Final = (MintState.SPENT, MintState.PENDING, MintState.UNSPENT)
 
 
@@ -59,13 +63,15 @@ class Context:
     What a verdict depends on besides the two states.
 
     ``reservation_live`` tells whether the melt named by the token's reservation is open. ``known_keysets`` is empty
-    when the mint's keysets are not known, and then no verdict speaks of them.
+    when the mint's keysets are not known, and then no verdict speaks of them. ``elsewhere`` are proofs of this document
+    that also lie in one that counts, or in one that was handed out: whatever a spent or failed copy says, they live on there.
     """
 
     now: datetime
     pending_grace_s: float
     reservation_live: bool = False
     known_keysets: frozenset[KeysetId] = frozenset()
+    elsewhere: frozenset[Y] = frozenset()
 
 
 def classify(token: Token, states: Mapping[Y, MintState], context: Context) -> tuple[Verdict, ...]:
@@ -78,7 +84,7 @@ def classify(token: Token, states: Mapping[Y, MintState], context: Context) -> t
     by_state: dict[MintState, list[Proof]] = defaultdict(list)
     for proof in token.proofs:
         state = states.get(proof.y)
-        if state is not None:
+        if state is not None and not (token.status in FINAL and proof.y in context.elsewhere):
             by_state[state].append(proof)
     verdicts = list(_document_verdicts(token, context))
     if token.status is TokenStatus.PENDING and token.reservation is not None and by_state:
@@ -96,7 +102,7 @@ def classify(token: Token, states: Mapping[Y, MintState], context: Context) -> t
 def _state_verdict(token: Token, state: MintState, proofs: Sequence[Proof], context: Context) -> Verdict | None:
     match token.status:
         case TokenStatus.UNSPENT:
-            return _unspent(state, proofs)
+            return _unspent(token, state, proofs)
         case TokenStatus.PENDING:
             return _pending(token, state, proofs, context)
         case TokenStatus.SPENT:
@@ -113,7 +119,7 @@ def _state_verdict(token: Token, state: MintState, proofs: Sequence[Proof], cont
     assert_never(token.status)
 
 
-def _unspent(state: MintState, proofs: Sequence[Proof]) -> Verdict | None:
+def _unspent(token: Token, state: MintState, proofs: Sequence[Proof]) -> Verdict | None:
     match state:
         case MintState.UNSPENT:
             return None
@@ -121,6 +127,8 @@ def _unspent(state: MintState, proofs: Sequence[Proof]) -> Verdict | None:
             return _verdict(
                 DriftType.DB_UNSPENT_MINT_PENDING, Action.WATCH, proofs, "somebody is spending these proofs right now"
             )
+        case MintState.SPENT if token.is_sent:
+            return _redeemed(proofs)
         case MintState.SPENT:
             return _verdict(
                 DriftType.DB_UNSPENT_MINT_SPENT,
@@ -129,6 +137,15 @@ def _unspent(state: MintState, proofs: Sequence[Proof]) -> Verdict | None:
                 "the mint has already redeemed these proofs: the balance counts money that is gone",
             )
     assert_never(state)
+
+
+def _redeemed(proofs: Sequence[Proof]) -> Verdict:
+    return _verdict(
+        DriftType.SENT_TOKEN_REDEEMED,
+        Action.MARK_SPENT,
+        proofs,
+        "handed out, and its recipient has redeemed it: the normal end of a payment by token",
+    )
 
 
 def _pending(token: Token, state: MintState, proofs: Sequence[Proof], context: Context) -> Verdict | None:
@@ -142,6 +159,8 @@ def _pending(token: Token, state: MintState, proofs: Sequence[Proof], context: C
             "the document is reserved by a melt that is over or was never recorded",
         )
     match state:
+        case MintState.SPENT if token.is_sent:
+            return _redeemed(proofs)
         case MintState.UNSPENT:
             drift, reason = DriftType.DB_PENDING_MINT_UNSPENT, "left pending, but nobody spends these proofs"
         case MintState.PENDING:
@@ -159,11 +178,14 @@ def _pending_action(token: Token, state: MintState, context: Context) -> Action:
             return Action.MARK_SPENT
         case MintState.PENDING:
             return Action.WATCH
+        case MintState.UNSPENT if token.is_sent:
+            return Action.RECORD  # its recipient has not redeemed it; it is never given back by rule
         case MintState.UNSPENT:
             since = token.updated_at or token.created_at
-            # A document without any date is older than the code that dates them.
-            old_enough = since is None or (context.now - since).total_seconds() >= context.pending_grace_s
-            return Action.RELEASE if old_enough else Action.WATCH
+            # A document without any date is older than the code that dates them, and one from the future has none. That it
+            # is old enough by its own date does not do: it is watched for as long, too (melt.settling).
+            age_s = None if since is None else (context.now - since).total_seconds()
+            return Action.WATCH if age_s is not None and 0 <= age_s < context.pending_grace_s else Action.RELEASE
     assert_never(state)
 
 

@@ -9,6 +9,7 @@ copied from a mint's answer or a driver's error.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 
 
@@ -37,6 +38,7 @@ class Code(StrEnum):
     PROOF_STATE_INCONSISTENCY = "PROOF_STATE_INCONSISTENCY"
     HIGH_SEVERITY_DISCREPANCIES = "HIGH_SEVERITY_DISCREPANCIES"
     MELT_BLOCKED_BY_RECONCILIATION = "MELT_BLOCKED_BY_RECONCILIATION"
+    FUNDS_SETTLING = "FUNDS_SETTLING"
     TOKEN_ALREADY_SPENT = "TOKEN_ALREADY_SPENT"  # noqa: S105 - a code, not a password
     FEE_TOO_HIGH = "FEE_TOO_HIGH"
     MINT_UNREACHABLE = "MINT_UNREACHABLE"
@@ -69,12 +71,26 @@ SEVERITY_OF: dict[Code, Severity] = {
     Code.MINT_UNREACHABLE: Severity.MEDIUM,
     Code.MINT_REJECTED: Severity.MEDIUM,
     Code.CONCURRENT_OPERATION: Severity.MEDIUM,
+    Code.FUNDS_SETTLING: Severity.MEDIUM,
     Code.PAYMENT_FAILED: Severity.MEDIUM,
     Code.CRITICAL_DB_FAILURE_AFTER_MINT_SUCCESS: Severity.CRITICAL,
     Code.CRITICAL_MELT_FAILURE: Severity.CRITICAL,
     Code.CRITICAL_MINT_UNTRUSTED: Severity.CRITICAL,
 }
 """Severity by code; a code that is not listed is LOW (the caller's mistake, nothing is wrong here)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blocked:
+    """
+    What stands in the way of a request: the records' ids, what they are worth in ``unit``, and in how many seconds the last of
+    them will have settled if nothing moves (None: nobody can tell).
+    """
+
+    discrepancies: tuple[str, ...]
+    value: int
+    unit: str
+    settles_in_s: float | None
 
 
 class MeltdError(Exception):
@@ -87,6 +103,7 @@ class MeltdError(Exception):
         requires_manual_intervention: true only when no automatic step will resolve it.
         quote_id, transaction_id, melt_id: what the error is about, where known.
         hint: what to do next, in one sentence.
+        blocked: what stands in the way, where it is drift.
     """
 
     def __init__(
@@ -99,6 +116,7 @@ class MeltdError(Exception):
         transaction_id: str | None = None,
         melt_id: str | None = None,
         hint: str | None = None,
+        blocked: Blocked | None = None,
     ) -> None:
         super().__init__(f"{code}: {detail}")
         self.code = code
@@ -108,6 +126,7 @@ class MeltdError(Exception):
         self.transaction_id = transaction_id
         self.melt_id = melt_id
         self.hint = hint
+        self.blocked = blocked
 
     @property
     def severity(self) -> Severity:
@@ -238,7 +257,7 @@ class DuplicateMelt(StoreError):
 
 
 class InvariantBroken(MeltdError):
-    """One of I1 to I12 would be or was broken: a bug or a tampered database. Never ignored."""
+    """One of I1 to I13 would be or was broken: a bug or a tampered database. Never ignored."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(Code.CRITICAL_MELT_FAILURE, detail, requires_manual_intervention=True)

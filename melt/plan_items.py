@@ -10,36 +10,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from melt.model import Action, DiscrepancyState, PlanItem, PlanTotal
+from melt.model import DiscrepancyState, PlanItem, PlanTotal
+from melt.settling import CORRECTIVE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from melt.corrections import Judged
     from melt.model import Discrepancy, Token
-
-CORRECTIVE: Final = frozenset({Action.MARK_SPENT, Action.RELEASE, Action.RECLAIM})
-"""Actions that change something; the others are records."""
-
-
-def version_digest(token: Token) -> str:
-    """
-    A digest of what a document looked like: 32 hex characters.
-
-    It catches the writes of other services, which know nothing of ``rev``. Of the proofs go in their Ys (which come
-    from the secrets), not the secrets.
-    """
-    told = [
-        token.status.value,
-        sorted(proof.y for proof in token.proofs),
-        token.total_amount,
-        None if token.updated_at is None else token.updated_at.isoformat(),
-        None if token.reservation is None else token.reservation.melt_id,
-        token.rev,
-    ]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:32]
 
 
 def item_of(judged: Judged, record: Discrepancy) -> PlanItem:
@@ -59,22 +39,28 @@ def item_of(judged: Judged, record: Discrepancy) -> PlanItem:
         occurrence=record.occurrence,
         expected_status=token.status,
         expected_rev=token.rev,
-        digest=version_digest(token),
+        digest=token.mark,
     )
 
 
-def items_of(judged: Sequence[Judged], records: Sequence[Discrepancy]) -> tuple[list[PlanItem], int]:
-    """The items of what changes something, and how many a person has acknowledged and are left out."""
+def items_of(
+    judged: Sequence[Judged], records: Sequence[Discrepancy], *, at_once: bool = False
+) -> tuple[list[PlanItem], int]:
+    """
+    The items of what changes something, and how many are left out: a person has acknowledged them, or they have not settled.
+
+    ``at_once``: a person has said not to wait for the latter (I13).
+    """
     items: list[PlanItem] = []
-    acknowledged = 0
+    left_out = 0
     for one, record in zip(judged, records, strict=True):
         if one.verdict.action not in CORRECTIVE:
             continue
-        if record.state is DiscrepancyState.ACKNOWLEDGED:
-            acknowledged += 1
+        if record.state is DiscrepancyState.ACKNOWLEDGED or not (record.is_settled or at_once):
+            left_out += 1
         else:
             items.append(item_of(one, record))
-    return items, acknowledged
+    return items, left_out
 
 
 def digest_of(items: Iterable[PlanItem]) -> str:
@@ -113,7 +99,7 @@ def why_stale(item: PlanItem, token: Token | None, judged: Sequence[Judged], rec
     where = f"token {item.token_id}"
     if token is None:
         return f"{where} is not there, or can't be read any more"
-    if (token.status, token.rev) != (item.expected_status, item.expected_rev) or version_digest(token) != item.digest:
+    if (token.status, token.rev) != (item.expected_status, item.expected_rev) or token.mark != item.digest:
         return f"{where} has been changed since the plan was made"
     same = [
         one

@@ -1,27 +1,28 @@
 """
-The check of the proofs that a melt is about to use (DESIGN section 4, Preflight).
+The check of the documents that a melt is about to use (DESIGN section 4, Preflight).
 
-HIGH drift is corrected and the request refused: the caller's view of the balance was wrong, and a retry picks clean
-proofs. Proofs that are PENDING at the mint are noted and left out.
+The mint is asked about *every* proof of each document that the melt would touch. One that is SPENT or PENDING puts the whole
+document out: somebody is at work on it, and paying with its other proofs would split it under their hands (I13). What was seen
+is written down before anybody is answered; the document itself is left alone until that has settled. Other documents are
+tried in the same request.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
 
 from melt import drift
-from melt.corrections import Corrections, Judged, asked_evidence, mint_said
-from melt.errors import Code, Refusal, Severity
-from melt.model import Action, DiscrepancyState, MintState
+from melt.corrections import Corrections, Judged, asked_evidence, confirmed, mint_said
+from melt.errors import Severity
+from melt.model import Action, MintState
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from melt.model import Actor, Token, TokenId, Y
+    from melt.model import Actor, Discrepancy, Token, TokenId
     from melt.ports import Clock, Mint
     from melt.sentinels import Sentinels
 
@@ -29,71 +30,82 @@ _log = structlog.get_logger("melt.preflight")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """
+    What a check came to. ``out`` are documents that can't be paid with now; none means go.
+
+    ``records`` say why, those that are over already left out. ``corrected`` is the value that was marked spent at once, where
+    nothing has to settle.
+    """
+
+    out: frozenset[TokenId] = frozenset()
+    records: tuple[Discrepancy, ...] = ()
+    corrected: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Preflight:
-    """Checks chosen proofs at their mint."""
+    """Checks documents at their mint."""
 
     corrections: Corrections
     sentinels: Sentinels
     clock: Clock
 
-    async def check(
-        self,
-        mint: Mint,
-        chosen: Mapping[TokenId, Sequence[Y]],
-        tokens: Mapping[TokenId, Token],
-        *,
-        unit: str,
-        actor: Actor,
-    ) -> frozenset[Y]:
+    async def check(self, mint: Mint, tokens: Mapping[TokenId, Token], *, unit: str, actor: Actor) -> Checked:
         """
-        Ask the mint about the chosen proofs of ``tokens``.
-
-        Returns:
-            The Ys that are PENDING at the mint: choose others. Empty means go.
+        Ask the mint about the documents that a melt would touch.
 
         Raises:
-            Refusal: HIGH_SEVERITY_DISCREPANCIES, when some are SPENT; they have been marked spent.
             MintError: the mint could not be asked or its answer can't be believed.
             StoreError: drift could not be written down.
         """
-        ys = [y for token_ys in chosen.values() for y in token_ys]
+        ys = [proof.y for token in tokens.values() for proof in token.proofs]
         states = await self.sentinels.states(mint, ys, hurry=True)
         if all(states[y] is MintState.UNSPENT for y in ys):
-            return frozenset()
-        # Marking spent can't be undone, so what the mint calls SPENT is asked about once more. The caller waits, so the
-        # two looks are not spaced as a sweep's are; what is marked is no more than one request's proofs.
+            return Checked()
+        # What is seen can't be taken back, so it is asked about once more. The caller waits, so the two looks are not spaced
+        # as a sweep's are.
         states |= await self.sentinels.states(mint, [y for y in ys if states[y] is not MintState.UNSPENT], hurry=True)
-        by_token: dict[TokenId, dict[Y, MintState]] = defaultdict(dict)
-        for token_id, token_ys in chosen.items():
-            by_token[token_id] = {y: states[y] for y in token_ys}
-        now = self.clock.now()
-        context = drift.Context(now=now, pending_grace_s=0)
+        context = drift.Context(now=self.clock.now(), pending_grace_s=0)
         judged = [
             Judged(
-                token=tokens[token_id],
+                token=token,
                 verdict=verdict,
                 mint=mint.alias,
                 unit=unit,
-                evidence={"mint_said": mint_said(verdict.ys, states)},
+                evidence={"mint_said": mint_said((proof.y for proof in token.proofs), states)},
             )
-            for token_id, token_states in by_token.items()
-            for verdict in drift.classify(tokens[token_id], token_states, context)
+            for token in tokens.values()
+            for verdict in drift.classify(token, states, context)
             if verdict.action in {Action.MARK_SPENT, Action.WATCH}
         ]
-        asked = asked_evidence("preflight", now, len(ys))
-        records = await self.corrections.record(judged, asked)
-        high = 0
-        for one, record in zip(judged, records, strict=True):
-            if one.verdict.severity is Severity.HIGH and one.verdict.action is Action.MARK_SPENT:
-                high += one.verdict.value
-                # What a person has acknowledged is left as it is; the money is gone all the same.
-                if record.state is not DiscrepancyState.ACKNOWLEDGED:
-                    await self.corrections.apply(one, record, actor)
+        records = await self.corrections.record(judged, asked_evidence("preflight", self.clock.now(), len(ys)))
+        out = frozenset(
+            token.id
+            for token in tokens.values()
+            if any(states[proof.y] is not MintState.UNSPENT for proof in token.proofs)
+        )
+        left, corrected = await self._settle_at_once(judged, records, actor)
+        high = sum(one.verdict.value for one in judged if one.verdict.severity is Severity.HIGH)
         if high:
-            _log.warning("preflight found spent proofs", mint=mint.alias, value=high, unit=unit)
-            raise Refusal(
-                Code.HIGH_SEVERITY_DISCREPANCIES,
-                f"proofs worth {high} {unit} that were counted as unspent are already spent at the mint; they have been corrected",
-                hint="retry: other proofs will be chosen",
-            )
-        return frozenset(y for y in ys if states[y] is MintState.PENDING)
+            _log.warning("preflight found spent proofs", mint=mint.alias, value=high, unit=unit, documents=len(out))
+        return Checked(out=out, records=left, corrected=corrected)
+
+    async def _settle_at_once(
+        self, judged: Sequence[Judged], records: Sequence[Discrepancy], actor: Actor
+    ) -> tuple[tuple[Discrepancy, ...], int]:
+        """
+        Mark spent what need not settle, because nobody else spends from this database; what is left, and what was marked.
+
+        Where anything has to settle, nothing is written from here, however old the record: that is the sweep's, with its caps.
+        """
+        left: list[Discrepancy] = []
+        corrected = 0
+        for one, record in zip(judged, records, strict=True):
+            at_once = record.needs_ms == 0 and one.verdict.action is Action.MARK_SPENT
+            # What a person has acknowledged is left as it is; the money is gone all the same.
+            if at_once and confirmed(record, confirm_after_s=0) and await self.corrections.apply(one, record, actor):
+                corrected += one.verdict.value
+            else:
+                left.append(record)
+        return tuple(left), corrected

@@ -6,6 +6,7 @@ Built from the engine's values field by field, so that a new field of those neve
 
 from __future__ import annotations
 
+import math
 from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Self
@@ -183,8 +184,10 @@ class WalletAnswer(Answer):
     mint: str | None = Field(description="Alias; null where the mint is not configured.")
     mint_url: str
     unit: str
-    spendable: int = Field(description="Unspent and not locked.")
-    balances: dict[str, StatusBalance] = Field(description="By status of the documents.")
+    spendable: int = Field(description="Unspent, not handed out and not locked.")
+    balances: dict[str, StatusBalance] = Field(
+        description="By status of the documents. `sent`: handed out to somebody and not marked spent."
+    )
 
 
 class WalletsAnswer(Answer):
@@ -237,6 +240,15 @@ class FindingAnswer(Answer):
     age_s: int | None = Field(default=None, description="How long it has been there, or was.")
     sightings: int | None = None
     occurrence: int | None = None
+    settling: bool | None = Field(
+        default=None,
+        description="Whether it is so young that it pages nobody; it blocks, and is counted and valued, all the same.",
+    )
+    watched_s: int | None = Field(default=None, description="How long its document has been watched standing still.")
+    settles_in_s: int | None = Field(
+        default=None,
+        description="After how many more seconds of standing still it is carried out; 0: now, or nothing is done by rule.",
+    )
     evidence: dict[str, str | int | bool | None]
 
     @classmethod
@@ -262,6 +274,9 @@ class FindingAnswer(Answer):
             age_s=round(recorded.age_s(now or recorded.last_seen)) if recorded else None,
             sightings=recorded.sightings if recorded else None,
             occurrence=recorded.occurrence if recorded else None,
+            settling=recorded.is_settling if recorded else None,
+            watched_s=recorded.watched_ms // 1000 if recorded else None,
+            settles_in_s=math.ceil(recorded.settles_in_s) if recorded and recorded.closed_at is None else None,
             evidence=_evidence(item.evidence),
         )
 
@@ -281,6 +296,7 @@ class ReconcileAnswer(Answer):
     found: list[FindingAnswer]
     planned: int = Field(description="Corrections that the rules ask for.")
     corrected: int = Field(description="Corrections that were applied.")
+    settling: int = Field(description="Corrections that wait until their document has stood still for long enough.")
     errors: list[str]
     seconds: float
 
@@ -293,6 +309,7 @@ class ReconcileAnswer(Answer):
             found=[FindingAnswer.of(item) for item in report.found],
             planned=report.planned,
             corrected=report.corrected,
+            settling=report.settling,
             errors=list(report.errors),
             seconds=round(report.seconds, 3),
         )

@@ -41,6 +41,11 @@ class PlanBody(bodies.Body):
     statuses: Annotated[list[TokenStatus], BeforeValidator(bodies.statuses_by_value)] = Field(
         default_factory=list, max_length=4, description="Only documents of these statuses; empty: the sweep's choice."
     )
+    now: bool = Field(
+        default=False,
+        description="Also what has not settled. Only where you know that nobody else is at work on these documents: a payment of "
+        "another service that is under way loses what it would have kept and its change.",
+    )
 
 
 class ApprovePlanBody(bodies.Body):
@@ -125,7 +130,10 @@ class PlanAnswer(Answer):
     scope: PlanScopeAnswer
     expires_at: datetime
     items: int
-    left_out: int = Field(description="Corrections that found no room, and records that a person has acknowledged.")
+    left_out: int = Field(
+        description="Corrections that found no room or have not settled, and records that a person has acknowledged."
+    )
+    now: bool = Field(description="Made to be applied without waiting until its documents have stood still.")
     totals: list[PlanTotalAnswer]
     approvals: list[ApprovalAnswer]
     approvals_needed: int = Field(description="How many people have to approve it.")
@@ -147,6 +155,7 @@ class PlanAnswer(Answer):
             expires_at=plan.expires_at,
             items=plan.items,
             left_out=plan.left_out,
+            now=plan.at_once,
             totals=[
                 PlanTotalAnswer(
                     mint=total.mint,
@@ -221,6 +230,7 @@ class PlanMadeAnswer(Answer):
     plan: PlanAnswer | None
     documents: int
     proofs: int
+    left_out: int = Field(description="What found no room, has not settled, or was acknowledged.")
     errors: list[str] = Field(description="Mints that could not be asked; the plan is of the others.")
 
     @classmethod
@@ -228,6 +238,7 @@ class PlanMadeAnswer(Answer):
         return cls(
             plan=None if made.plan is None else PlanAnswer.of(made.plan, desk.approvals_needed(made.plan)),
             documents=made.documents,
+            left_out=made.left_out,
             proofs=made.proofs,
             errors=list(made.errors),
         )
@@ -316,7 +327,7 @@ def add_plans(app: FastAPI, desk: PlanDesk, *, body_bytes_max: int, refuse_when_
         refuse_when_draining()
         mint = None if body.mint is None else MintAlias(body.mint)
         scope = PlanScope(mint=mint, npub=body.npub, statuses=tuple(body.statuses))
-        made = await desk.make(scope=scope, actor=actor_of(request.scope))
+        made = await desk.make(scope=scope, actor=actor_of(request.scope), at_once=body.now)
         return _json(PlanMadeAnswer.of(made, desk), 200 if made.plan is None else 201)
 
     @app.get("/v1/plans", summary="Plans, newest first")

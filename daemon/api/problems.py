@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from melt.errors import SEVERITY_OF, Code, MeltdError, MintUnreachable, Severity
+from melt.errors import SEVERITY_OF, Blocked, Code, MeltdError, MintUnreachable, Severity
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,6 +35,7 @@ STATUS_OF: Final[dict[Code, int]] = {
     Code.PROOF_STATE_INCONSISTENCY: 409,
     Code.HIGH_SEVERITY_DISCREPANCIES: 409,
     Code.MELT_BLOCKED_BY_RECONCILIATION: 409,
+    Code.FUNDS_SETTLING: 409,
     Code.TOKEN_ALREADY_SPENT: 409,
     Code.PAYMENT_PENDING: 409,
     Code.PAYMENT_FAILED: 402,
@@ -70,6 +71,7 @@ TITLE_OF: Final[dict[Code, str]] = {
     Code.PROOF_STATE_INCONSISTENCY: "Proofs are not in the state that the database says",
     Code.HIGH_SEVERITY_DISCREPANCIES: "Drift of HIGH severity was found",
     Code.MELT_BLOCKED_BY_RECONCILIATION: "Reconciliation blocks this melt",
+    Code.FUNDS_SETTLING: "Somebody else is at work on this ecash, or was a moment ago",
     Code.TOKEN_ALREADY_SPENT: "Proofs are spent already",
     Code.PAYMENT_PENDING: "The payment is under way",
     Code.PAYMENT_FAILED: "The payment failed and nothing was paid",
@@ -111,6 +113,14 @@ class Problem(BaseModel):
     transaction_id: str | None = None
     melt_id: str | None = None
     hint: str | None = Field(default=None, description="What to do next.")
+    discrepancies: list[str] | None = Field(
+        default=None, description="Ids of the records that stand in the way: `GET /v1/discrepancies/{id}`."
+    )
+    blocked_amount: int | None = Field(default=None, description="What they keep from being paid with, in `unit`.")
+    unit: str | None = None
+    settles_in_s: float | None = Field(
+        default=None, description="After how long the last of them has settled if nothing moves; null: nobody can tell."
+    )
 
 
 class ApiError(Exception):
@@ -145,6 +155,7 @@ def document(
     transaction_id: str | None = None,
     melt_id: str | None = None,
     hint: str | None = None,
+    blocked: Blocked | None = None,
 ) -> dict[str, Any]:
     """The problem document as plain values."""
     return Problem(
@@ -160,6 +171,10 @@ def document(
         transaction_id=transaction_id,
         melt_id=melt_id,
         hint=hint,
+        discrepancies=None if blocked is None else list(blocked.discrepancies),
+        blocked_amount=None if blocked is None else blocked.value,
+        unit=None if blocked is None else blocked.unit,
+        settles_in_s=None if blocked is None else blocked.settles_in_s,
     ).model_dump(mode="json")
 
 
@@ -184,6 +199,7 @@ def of_error(error: MeltdError, instance: str) -> JSONResponse:
         transaction_id=error.transaction_id,
         melt_id=error.melt_id,
         hint=error.hint,
+        blocked=error.blocked,
     )
     return answer(body, headers)
 

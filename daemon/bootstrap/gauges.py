@@ -65,6 +65,7 @@ class Gauges:
         figures = await ground.threads(ground.store.open_figures)
         ages = {severity: (now - since).total_seconds() for severity, since in figures.oldest.items()}
         ground.metrics.set_open_cases(oldest_age_s=ages, value=figures.value)
+        ground.metrics.set_settling(figures)
 
     async def _read_plans(self) -> None:
         now = self.ground.clock.now()

@@ -78,6 +78,8 @@ def lay_ground(settings: Settings, *, seed: Seed, uri: str, holder: str, version
         retry_writes=settings.retry_writes,
         transaction_deadline_s=settings.store.transaction_deadline_s,
         sessions_file=settings.data_dir / "sessions",
+        holder=holder,
+        settle=settings.settle_policy,
     )
     mints = {
         MintAlias(alias): HttpMint(

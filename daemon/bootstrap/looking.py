@@ -14,6 +14,7 @@ from daemon.pace import Pace, PacePolicy
 from daemon.ports import Lane
 from daemon.repairs import DaemonRepairs
 from daemon.restore import Restores, RoundPolicy
+from daemon.settle import SettleDesk, SettleRounds
 from daemon.summary import Summaries
 from daemon.sweep import Sweeper, SweepPolicy
 from daemon.warm import WarmLane, WarmPolicy, WarmStore
@@ -50,6 +51,7 @@ class Looking:
     sweeper: Sweeper
     summaries: Summaries
     warm: WarmLane
+    settle: SettleRounds
     leases: LeaseKeeper
     hints: Mapping[MintAlias, HintDesk]
     restores: Restores
@@ -85,6 +87,7 @@ def make_looking(
         sweeper=sweeper,
         summaries=_summaries(ground, sweeper),
         warm=_warm_lane(ground, reconciler, lanes, sweeper),
+        settle=_settle_rounds(ground, reconciler, lanes, sweeper),
         leases=leases,
         hints=paying.desks,
         restores=_restores(ground, reconciler, caps),
@@ -120,6 +123,7 @@ def _reconciler(ground: Ground, paying: Paying, caps: Caps) -> Reconciler:
             pending_grace_s=sweep.pending_grace_s,
             confirm_after_s=sweep.confirm_after_s,
             spent_confirm_s=sweep.spent_confirm_s,
+            shares=ground.settings.settle_policy.waits,
         ),
         caps=caps,
         holder=ground.holder,
@@ -205,6 +209,23 @@ def _warm_lane(ground: Ground, reconciler: Reconciler, lanes: Mapping[MintAlias,
             large_amount=sweep.large_amount,
             documents_max=sweep.warm_documents,
         ),
+        is_paused=ground.pauses.reason,
+        expected_documents=sweeper.documents_of,
+    )
+
+
+def _settle_rounds(
+    ground: Ground, reconciler: Reconciler, lanes: Mapping[MintAlias, Lanes], sweeper: Sweeper
+) -> SettleRounds:
+    return SettleRounds(
+        desk=SettleDesk(ground.store, ground.store),
+        threads=ground.threads,
+        mints=ground.mints,
+        reconciler=reconciler,
+        lanes=lanes,
+        clock=ground.clock,
+        policy=ground.settings.settle_policy,
+        page_documents=ground.settings.sweep.page_documents,
         is_paused=ground.pauses.reason,
         expected_documents=sweeper.documents_of,
     )

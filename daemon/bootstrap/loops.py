@@ -38,12 +38,14 @@ class Ticks:
 
     sweep: Mapping[MintAlias, Tick]
     warm: Mapping[MintAlias, Tick]
+    settle: Mapping[MintAlias, Tick]
     summary: Tick
     restore: Tick
 
     def __iter__(self) -> Iterator[Tick]:
         yield from self.sweep.values()
         yield from self.warm.values()
+        yield from self.settle.values()
         yield self.summary
         yield self.restore
 
@@ -51,11 +53,15 @@ class Ticks:
 def make_ticks(schedule: Schedule, settings: Settings, mints: Sequence[MintAlias]) -> Ticks:
     """Every job of the schedule; the rounds of the warm lane and of restoring come first after an interval."""
     sweep_s, warm_s = settings.sweep.interval_s, settings.sweep.warm_interval_s
-    restore_s = settings.restore.interval_s
+    restore_s, look_s = settings.restore.interval_s, settings.settle_policy.look_s
     return Ticks(
         sweep={alias: schedule.every(names.sweep_loop(alias), sweep_s, jitter_s=sweep_s * 0.05) for alias in mints},
         warm={
             alias: schedule.every(names.warm_loop(alias), warm_s, jitter_s=warm_s * 0.1, at_once=False)
+            for alias in mints
+        },
+        settle={
+            alias: schedule.every(names.settle_loop(alias), look_s, jitter_s=look_s * 0.05, at_once=False)
             for alias in mints
         },
         summary=schedule.every(names.SUMMARY, settings.summary.interval_s, jitter_s=60.0),
@@ -83,6 +89,7 @@ class Loops:
         for alias in self.ground.mints:
             supervisor.add_loop(names.sweep_loop(alias), partial(self._sweep, alias))
             supervisor.add_loop(names.warm_loop(alias), partial(self._warm, alias))
+            supervisor.add_loop(names.settle_loop(alias), partial(self._settle, alias))
         supervisor.add_loop(names.SUMMARY, self._summarise, stall_after_s=1800.0)
         supervisor.add_loop(names.RESTORE, self._restore)
         for alias, desk in self.looking.hints.items():
@@ -145,6 +152,17 @@ class Loops:
             with self.looking.leases.tenure(alias) as tenure:
                 if tenure is not None:
                     await self.looking.warm.round(alias, tenure.stop_or(context.stopping.is_set), context.beat)
+
+    async def _settle(self, alias: MintAlias, context: LoopContext) -> None:
+        """Looks at what settles at one mint, by whoever sweeps it."""
+        while await _due(self.ticks.settle[alias], context):
+            with self.looking.leases.tenure(alias) as tenure:
+                if tenure is None:
+                    continue
+                stop = tenure.stop_or(context.stopping.is_set)
+                if await self.looking.settle.round(alias, stop, context.beat):
+                    self.ground.metrics.settle_looked(alias)
+            self.ground.look_at_gauges()
 
     async def _summarise(self, context: LoopContext) -> None:
         """What a day cost and what is owed, written down."""

@@ -24,6 +24,11 @@ def warm_loop(mint: MintAlias) -> str:
     return f"warm-{mint}"
 
 
+def settle_loop(mint: MintAlias) -> str:
+    """The looks at what settles at a mint."""
+    return f"settle-{mint}"
+
+
 def hints_loop(mint: MintAlias) -> str:
     """The subscriptions at a mint."""
     return f"hints-{mint}"
@@ -31,7 +36,8 @@ def hints_loop(mint: MintAlias) -> str:
 
 def all_jobs(mints: Sequence[MintAlias]) -> list[str]:
     """What the schedule paces; the loop that a job wakes has its name."""
-    return [*(sweep_loop(mint) for mint in mints), *(warm_loop(mint) for mint in mints), SUMMARY, RESTORE]
+    of_mints = [name(mint) for name in (sweep_loop, warm_loop, settle_loop) for mint in mints]
+    return [*of_mints, SUMMARY, RESTORE]
 
 
 def all_loops(mints: Sequence[MintAlias], *, subscriptions: bool) -> list[str]:
@@ -50,6 +56,7 @@ __all__ = [
     "all_jobs",
     "all_loops",
     "hints_loop",
+    "settle_loop",
     "sweep_loop",
     "warm_loop",
 ]

@@ -30,6 +30,19 @@ from daemon.cli.root import Json, LimitOption, Mint, Npub, Socket, app, melts_ap
 DECISION_TIMEOUT_S = 180.0
 """A decision asks the mint and may swap there."""
 
+Now = Annotated[
+    bool,
+    typer.Option(
+        "--now",
+        help="With --plan: also what has not settled. A payment of the wallet beside meltd that is under way on one of these "
+        "documents then loses what it would have kept and its change.",
+    ),
+]
+NOW_RISK = (
+    "meltd: with --now the plan holds documents that have not stood still yet. If the wallet beside meltd is paying with one of "
+    "them, applying the plan makes it lose what it would have kept and its change. Look at each item first: meltd plans show ID\n"
+)
+
 if TYPE_CHECKING:
     from daemon.cli.client import Reply
 
@@ -79,6 +92,7 @@ def reconcile(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Report what would be done; change nothing.")] = False,  # noqa: FBT002
     plan: Annotated[bool, typer.Option("--plan", help="Keep what would be done, for people to approve.")] = False,  # noqa: FBT002
+    now: Now = False,  # noqa: FBT002
     repair: Repair = None,
     apply: Apply = False,  # noqa: FBT002
     reason: RepairReason = None,
@@ -100,9 +114,13 @@ def reconcile(
         return
     if plan and dry_run:
         raise typer.BadParameter("--plan and --dry-run exclude each other")
+    if now and not plan:
+        raise typer.BadParameter("--now goes with --plan: a person looks at the items before they are applied")
     scope = {"mint": mint, "npub": npub, "statuses": status or []}
     if plan:
-        make_plan(scope, socket, as_json)
+        if now:
+            sys.stderr.write(NOW_RISK)
+        make_plan({**scope, "now": now}, socket, as_json)
         return
     body = {**scope, "dry_run": dry_run}
     client = _client(socket)

@@ -33,6 +33,7 @@ def plan(body: Body) -> None:
             ("expires (UTC)", when(body["expires_at"])),
             ("items", body["items"]),
             ("left out", body["left_out"]),
+            *([("now", "applied without waiting until its documents have stood still")] if body["now"] else []),
             ("approvals", _approvals(body)),
             *[
                 ("approved by", f"{_who(one['by'])} at {when(one['at'])} UTC: {plain(one['reason'])}")
@@ -65,7 +66,8 @@ def plan_with_items(body: Body) -> None:
 def made(body: Body) -> None:
     """What making a plan came to."""
     if body["plan"] is None:
-        facts("Nothing to correct", [])
+        waiting = [("left out", f"{body['left_out']}: not settled yet, or acknowledged")] if body["left_out"] else []
+        facts("Nothing to correct now", waiting)
     else:
         plan(body["plan"])
     facts(

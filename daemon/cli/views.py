@@ -99,11 +99,20 @@ def wallets(body: Body) -> None:
 def findings(items: list[Body], title: str) -> None:
     """Discrepancies, or what a dry run found."""
     rows = [
-        (item["type"], item["severity"], item["state"], item["action"], item["mint"], item["value"], item["unit"], item["subject"], age(item["age_s"]), when(item["last_seen"]))
+        (item["type"], item["severity"], _state(item), item["action"], item["mint"], item["value"], item["unit"], item["subject"], age(item["age_s"]), when(item["last_seen"]))
         for item in items
     ]  # fmt: skip
     columns = ("type", "severity", "state", "action", "mint", "#value", "unit", "subject", "age", "last seen (UTC)")
     table(title, columns, rows, empty="No discrepancies.")
+
+
+def _state(item: Body) -> str | None:
+    """The record's state, and how long it still waits."""
+    state: str | None = item["state"]
+    if state is None or not (item["settling"] or item["settles_in_s"]):
+        return state
+    wait_s = item["settles_in_s"]
+    return f"{state}, settling" if not wait_s else f"{state}, carried out in {age(wait_s)}"
 
 
 def reconcile(body: Body) -> None:
@@ -119,6 +128,11 @@ def reconcile(body: Body) -> None:
                 f"{plain(body['documents'])} documents, {plain(body['proofs'])} proofs in {body['seconds']} s",
             ),
             (verb, f"{count} of {len(body['found'])} found"),
+            *(
+                [("settling", f"{body['settling']} wait until their documents have stood still")]
+                if body["settling"]
+                else []
+            ),
             *[("error", text) for text in body["errors"]],
         ],
     )

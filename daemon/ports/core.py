@@ -44,7 +44,8 @@ class ReconcileReport:
     What one reconciliation did, or with ``dry_run`` would do.
 
     ``found`` holds the findings of this run (or their records, where they were written); ``planned`` counts the
-    corrections that the rules ask for and ``corrected`` those that were applied. ``errors`` are sentences about
+    corrections that the rules ask for, ``corrected`` those that were applied and ``settling`` those that wait until their document
+    has stood still for long enough (I13). ``errors`` are sentences about
     mints that could not be asked.
     """
 
@@ -54,6 +55,7 @@ class ReconcileReport:
     found: tuple[Discrepancy | Finding, ...]
     planned: int
     corrected: int
+    settling: int = 0
     errors: tuple[str, ...] = ()
     seconds: float = 0.0
 

@@ -11,10 +11,14 @@ if TYPE_CHECKING:
 
 
 class Lane(StrEnum):
-    """Who asks a mint about states: the whole tour, new and large documents, a mint's hint, or a person's request."""
+    """
+    Who asks a mint about states: the whole tour, new and large documents, what has settled or moved, a mint's hint, or a person's
+    request.
+    """
 
     COLD = "cold"
     WARM = "warm"
+    SETTLE = "settle"
     HINT = "hint"
     ASKED = "asked"
 

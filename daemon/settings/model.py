@@ -20,9 +20,11 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from daemon.settings.sources import EnvironmentSource, FilesSource, TomlSource, inputs
 from melt.errors import ConfigError
 from melt.model import normalise_mint_url
+from melt.settling import SettlePolicy
 
 ALIAS: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}\Z")
 MASK: Final = "***"
+LOOK_S_MIN: Final = 0.2
 _PRIVATE_NAMES: Final = ("localhost", ".localhost", ".onion")
 
 Seconds = Annotated[float, Field(gt=0, le=86_400 * 31)]
@@ -148,7 +150,24 @@ class SweepSettings(Section):
     )
     pending_grace_s: Seconds = Field(
         default=3600,
-        description="A pending document without a melt is released no sooner than this after its last change.",
+        description="A pending document without a melt is released no sooner than this after its last change, and after it has "
+        "been watched standing still for as long.",
+    )
+    correct_after_s: Annotated[float, Field(ge=0, le=366 * 24 * 3600)] = Field(
+        default=86_400,
+        description="So long a document must be watched standing still before a rule writes it, splits it or swaps its proofs. "
+        "Longer than the longest payment of the wallet beside meltd: see docs/beside-a-wallet.md. 0 is for a database that "
+        "nobody else spends from, and the default with the embedded store.",
+    )
+    alert_after_s: Annotated[float, Field(ge=0, le=366 * 24 * 3600)] = Field(
+        default=3600,
+        description="Before a record has been watched for so long it is *settling*: shown, counted and valued, and no alert. "
+        "CRITICAL ones alert at once. 0 is the default with the embedded store.",
+    )
+    look_s: Annotated[float, Field(ge=0.2, le=60)] = Field(
+        default=60,
+        description="How often the document of each open record is read. A look adds at most twice this to the time that a "
+        "document was watched, whatever the clocks say.",
     )
     confirm_after_s: Seconds = Field(
         default=60, description="Between the two sightings that an irreversible correction needs."
@@ -488,6 +507,23 @@ class Settings(BaseSettings):
             return self.socket.path.expanduser().absolute()
         runtime = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
         return (Path(runtime) if runtime else self.data_dir) / "meltd.sock"
+
+    @property
+    def settle_policy(self) -> SettlePolicy:
+        """When drift has settled, with the defaults resolved: the embedded store is nobody else's."""
+        sweep = self.sweep
+        given = sweep.model_fields_set
+        alone = self.embedded
+        correct_after_s = 0.0 if alone and "correct_after_s" not in given else sweep.correct_after_s
+        alert_after_s = 0.0 if alone and "alert_after_s" not in given else sweep.alert_after_s
+        # What settles soon is looked at sooner, so that it is carried out when its time has come.
+        look_s = min(sweep.look_s, max(LOOK_S_MIN, correct_after_s / 10)) if correct_after_s else sweep.look_s
+        return SettlePolicy(
+            correct_after_s=correct_after_s,
+            alert_after_s=alert_after_s,
+            look_s=look_s,
+            pending_grace_s=sweep.pending_grace_s,
+        )
 
     @property
     def seed_path(self) -> Path:

@@ -77,15 +77,6 @@ def elsewhere(token: Token, holders: Mapping[Y, tuple[Holder, ...]] | None) -> E
     }
 
 
-def counted_elsewhere(token: Token, holders: Mapping[Y, tuple[Holder, ...]]) -> frozenset[Y]:
-    """Those of the document's proofs that another document holds and counts: whatever this one says, they are that one's."""
-    return frozenset(
-        proof.y
-        for proof in token.proofs
-        if any(holder.token_id != token.id and holder.is_counted for holder in holders.get(proof.y, ()))
-    )
-
-
 def statuses_of(holders: Iterable[Holder]) -> str:
     """``"2 spent, 1 unspent"``."""
     counts = Counter("unknown" if holder.status is None else holder.status.value for holder in holders)

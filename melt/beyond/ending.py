@@ -51,6 +51,7 @@ async def report_expiring(
     for record in records:
         if before.pop(record.subject, None) is not record.severity:
             telemetry.drift_found(record.type, record.severity, record.mint)
+            telemetry.drift_alerting(record.type, record.severity, record.mint)
     if before:
         gone = tuple(before)
         await threads(lambda: store.clear_unseen(gone, ()))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from melt.beyond.duplicates import counted_elsewhere, duplicate_verdict, elsewhere
+from melt.beyond.duplicates import duplicate_verdict, elsewhere
 from melt.beyond.signatures import Flawed, is_due, signature_verdict, verify
 from melt.corrections import Judged, mint_said, unit_of
 from melt.errors import MintError
@@ -55,12 +55,11 @@ class Looked:
         Verdicts on states, in the light of what was seen beyond them.
 
         A ``melted`` document says where else its proofs stand. Nothing comes back by rule to a document whose proofs
-        another one counts too: it would be counted twice, or taken from the other's owner (I12). What a ``spent`` or
-        ``failed`` document holds and another one counts is no drift: the mint honours it for that one.
+        another one counts too: it would be counted twice, or taken from the other's owner (I12).
         """
         twice = {one.token.id for one in self.judged if one.verdict.type is DriftType.DUPLICATE_PROOF}
         weighed: list[Judged] = []
-        for one in self._without_copies(judged):
+        for one in judged:
             if one.verdict.type is DriftType.LEGACY_MELTED_DOCUMENT:
                 one = replace(one, evidence={**one.evidence, **elsewhere(one.token, self.holders)})  # noqa: PLW2901
             if one.token.id in twice and one.verdict.action in _GIVING_BACK:
@@ -68,19 +67,6 @@ class Looked:
                 one = replace(one, verdict=replace(one.verdict, action=Action.WATCH, reason=reason))  # noqa: PLW2901
             weighed.append(one)
         return weighed
-
-    def _without_copies(self, judged: Sequence[Judged]) -> Iterable[Judged]:
-        """Verdicts that would take value back from a final document, less the proofs that are another's by now."""
-        for one in judged:
-            if not (one.token.is_history and one.verdict.action is Action.RECLAIM):
-                yield one
-            elif self.holders is None:
-                reason = f"{one.verdict.reason}; not taken back while nobody can tell who else holds the proofs"
-                yield replace(one, verdict=replace(one.verdict, action=Action.WATCH, reason=reason))
-            elif rest := set(one.verdict.ys) - counted_elsewhere(one.token, self.holders):
-                ys = tuple(y for y in one.verdict.ys if y in rest)
-                value = sum(proof.amount for proof in one.token.proofs if proof.y in rest)
-                yield replace(one, verdict=replace(one.verdict, ys=ys, value=value))
 
 
 @dataclass(slots=True, kw_only=True)

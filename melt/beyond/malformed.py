@@ -53,4 +53,5 @@ def _finding(
             "mint_said": "not asked: the document can't be read",
             "seen_at": now.isoformat(timespec="seconds"),
         },
+        mark=item.mark or None,
     )

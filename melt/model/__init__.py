@@ -16,6 +16,7 @@ from melt.model.findings import (
     SweepRecord,
     Turn,
     Verdict,
+    Warrant,
 )
 from melt.model.hints import Hint, HintDrop, HintKind, HintLink, HintState, HintStatus, WatchedDocument
 from melt.model.journal import Actor, InputRef, Melt, OutputPlan, Resolution, SwapPlan
@@ -200,6 +201,7 @@ __all__ = [
     "TransactionType",
     "Turn",
     "Verdict",
+    "Warrant",
     "WatchedDocument",
     "Y",
     "is_counted",

@@ -60,6 +60,10 @@ class Finding:
     token_id: TokenId | None
     ys: tuple[Y, ...]
     evidence: Mapping[str, str | int | bool | None]
+    mark: str | None = None
+    """The document's digest as it was looked at (``Token.mark``); None for what is not about one document."""
+    whole: bool = True
+    """Whether the look was at every proof of the document: one at fewer neither restarts the time nor changes value or Ys."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +84,10 @@ class Discrepancy:
 
     ``same_since`` is since when every sighting has asked for the same action on the same proofs: what gives value
     back is confirmed by it, not by ``first_seen`` (I6). None: unknown, so not confirmed.
+
+    ``watched_ms`` is how long the document has been watched standing still, ``same_ms`` how long with the same verdict, and
+    ``open_ms`` how long since the record was opened, whatever moved; ``needs_ms`` is how long it is watched before it is
+    carried out, ``alert_ms`` before it pages anybody (I13, :mod:`melt.settling`).
     """
 
     id: str
@@ -103,10 +111,47 @@ class Discrepancy:
     evidence: Mapping[str, object] = field(default_factory=dict)
     history: tuple[Turn, ...] = ()
     """The last turns, oldest first, and every turn that a person took."""
+    mark: str | None = None
+    watched_ms: int = 0
+    same_ms: int = 0
+    open_ms: int = 0
+    needs_ms: int = 0
+    alert_ms: int = 0
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether its document has stood still for as long as a rule waits for."""
+        return self.watched_ms >= self.needs_ms
+
+    @property
+    def is_settling(self) -> bool:
+        """Whether it is open and still so young that it pages nobody."""
+        return self.closed_at is None and self.watched_ms < self.alert_ms
+
+    @property
+    def settles_in_s(self) -> float:
+        """How many more seconds its document has to be watched standing still."""
+        return max(0, self.needs_ms - self.watched_ms) / 1000
 
     def age_s(self, now: datetime) -> float:
         """How long it has been there, in seconds; for one that is over, how long it was."""
         return max(0.0, ((self.closed_at or now) - self.first_seen).total_seconds())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Warrant:
+    """
+    By what a document may be written, split or have its proofs swapped by rule: compared inside the writing transaction (I13).
+
+    The record must be open at this ``occurrence`` and settled, and the document's digest still be ``mark``, the record's own.
+    ``at_once``: a person has said not to wait for that; the digest is compared all the same.
+    """
+
+    discrepancy_id: str
+    occurrence: int
+    token_id: TokenId
+    mark: str
+    at_once: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +170,7 @@ class Correction:
     ys: tuple[Y, ...]
     reason: DriftType
     actor: Actor
+    warrant: Warrant
     note: str | None = None
     """Stands in the audit: the plan that it belongs to."""
 

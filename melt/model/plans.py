@@ -55,8 +55,8 @@ class PlanItem:
     """
     One correction, with what it was decided on.
 
-    ``expected_rev`` is None in a document that meltd never wrote; ``digest`` is over what other services change
-    (status, proofs, total, date, reservation), so that their writes are noticed too. ``value`` is in ``unit``.
+    ``expected_rev`` is None in a document that meltd never wrote; ``digest`` is the document's ``mark``, over what other
+    services change, so that their writes are noticed too (I13). ``value`` is in ``unit``.
     ``discrepancy_id`` and ``occurrence`` name the record; with them the correction's operation id, hence the item, is
     known to be done.
     """
@@ -112,8 +112,8 @@ class Plan:
     """
     A plan's head; its items lie beside it (``meltd_plans``).
 
-    ``digest`` is over all items. ``left_out`` counts corrections that found no room, and records that a person has
-    acknowledged. ``done`` and ``left`` are items after applying: corrected, and left as they were (``why_left``
+    ``digest`` is over all items. ``left_out`` counts corrections that found no room, that have not settled, or that a person
+    has acknowledged. ``at_once``: who made it said not to wait until they have settled. ``done`` and ``left`` are items after applying: corrected, and left as they were (``why_left``
     counts the reasons). A plan that the sweep made by itself has a maker without a uid.
     """
 
@@ -135,6 +135,7 @@ class Plan:
     done: int = 0
     left: int = 0
     why_left: Mapping[str, int] = field(default_factory=dict)
+    at_once: bool = False
 
     @property
     def is_live(self) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from melt.model.counting import is_counted, is_history
+from melt.model.counting import is_counted, is_history, is_live
+from melt.model.words import TransactionType
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -90,6 +91,8 @@ class Token:
     created_at: datetime | None = None
     updated_at: datetime | None = None
     spent_at: datetime | None = None
+    mark: str = ""
+    """A digest of what has to stand still of the document before a rule writes it (I13); see :mod:`melt.settling`."""
 
     @property
     def amount(self) -> int:
@@ -105,6 +108,11 @@ class Token:
     def is_history(self) -> bool:
         """Whether the document only tells what has been."""
         return is_history(self.status)
+
+    @property
+    def is_sent(self) -> bool:
+        """Whether it was handed out: its proofs are their recipient's, whatever its status says."""
+        return self.transaction_type == TransactionType.SENT
 
     @property
     def sum_mismatch(self) -> bool:
@@ -132,6 +140,7 @@ class MalformedToken:
     ys: tuple[Y, ...] = ()
     repeated: tuple[Y, ...] = ()
     repeated_value: int = 0
+    mark: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,19 +148,19 @@ class Holder:
     """
     A document that holds a proof. ``status`` and ``npub`` are None where they are none that DESIGN section 3 knows.
 
-    ``is_melted`` tells a legacy ``melted`` document, ``transaction_type`` is "" where it is no text.
+    ``is_melted`` tells a legacy ``melted`` document, ``is_sent`` one that was handed out.
     """
 
     token_id: TokenId
     npub: str | None
     status: TokenStatus | None
     is_melted: bool = False
-    transaction_type: str = ""
+    is_sent: bool = False
 
     @property
     def is_counted(self) -> bool:
         """Whether the document counts towards its owner's balance (:mod:`melt.model.counting`)."""
-        return not self.is_melted and is_counted(self.status, self.transaction_type)
+        return is_live(self.status) and not self.is_melted and not self.is_sent
 
     @property
     def is_history(self) -> bool:

@@ -141,6 +141,8 @@ class DriftType(StrEnum):
     DB_SPENT_MINT_UNSPENT = "DB_SPENT_MINT_UNSPENT"
     DB_SPENT_MINT_PENDING = "DB_SPENT_MINT_PENDING"
     DB_FAILED_MINT_UNSPENT = "DB_FAILED_MINT_UNSPENT"
+    SENT_TOKEN_REDEEMED = "SENT_TOKEN_REDEEMED"  # noqa: S105 - a name, not a password
+    """A ``sent`` document that counts as unspent or pending, whose recipient has redeemed it: how such a payment ends."""
     PROOF_NOT_IN_DB = "PROOF_NOT_IN_DB"
     DUPLICATE_PROOF = "DUPLICATE_PROOF"
     LEGACY_MELTED_DOCUMENT = "LEGACY_MELTED_DOCUMENT"

@@ -5,9 +5,9 @@ Making one asks the mints exactly as a dry run does and writes the first sightin
 
 1. reads every document again and compares its version (status, rev, digest),
 2. asks the mint again, sentinels too, and judges again by the same rules,
-3. refuses the whole plan (PLAN_STALE) where one item would come out otherwise, before the first write,
+3. leaves out what would come out otherwise and says so; refuses the plan (PLAN_STALE) where nothing of it stands any more,
 4. writes the second sighting down, which is what giving value back needs, and moves the plan to APPLYING,
-5. makes each correction by the same conditional write as a sweep, beyond the caps: that is what approval is for.
+5. makes each correction through the same door as a sweep, beyond the caps: that is what approval is for.
 
 A process that dies in step 5 leaves an APPLYING plan; applying it again does what is not done. An item is done when
 its correction's operation is in the audit, whoever made it: the sweep makes the same corrections under the same names.
@@ -16,7 +16,7 @@ its correction's operation is in the audit, whoever made it: the sweep makes the
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -52,6 +52,7 @@ _log = structlog.get_logger("melt.plans")
 PAGE_DOCUMENTS: Final = 100
 STORY_MAX: Final = 10
 SEEN_BY_PLAN: Final = {"seen_by": "plan"}
+MOVED_ON: Final = "it is not as it was when the plan was made"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +62,20 @@ class _Standing:
     item: PlanItem
     judged: Judged
     record: Discrepancy
+
+
+@dataclass(slots=True)
+class _Looked:
+    """What still stands of a plan, and why the rest is left as it is: sentences to count, the first of them whole."""
+
+    standing: list[_Standing] = field(default_factory=list)
+    moved: Counter[str] = field(default_factory=Counter)
+    first_moved: str | None = None
+
+    def leave(self, why: str) -> None:
+        """One item less."""
+        self.moved[MOVED_ON] += 1
+        self.first_moved = self.first_moved or why
 
 
 async def end_plan(
@@ -101,7 +116,7 @@ class Applying:
         Carry out an APPROVED plan, or the rest of an APPLYING one.
 
         Raises:
-            PlanStale: something is not as the plan says; the plan is REFUSED and nothing was changed now.
+            PlanStale: nothing is as the plan says any more; the plan is REFUSED and nothing was changed now.
             MeltdError WRONG_STATE: too soon after the first sighting, or frozen.
             Refusal: paused, or a mint that is not configured.
             MintError: a mint can't be asked or believed; nothing was changed, apply again later.
@@ -113,23 +128,22 @@ class Applying:
             rest = [item for item in items if item not in done and item not in begun]
             for alias in dict.fromkeys(item.mint for item in rest):
                 self._require_open(alias, rest)
-            try:
-                standing = await self._still_standing(rest, actor)
-                self._require_confirmable(standing)
-                standing = await self._seen_again(standing)
-                break
-            except PlanStale as stale:
-                before_look = len(done) + len(begun)
+            looked = await self._still_standing(rest, actor)
+            await self._see_again(looked, at_once=plan.at_once)
+            before_look = len(done) + len(begun)
+            if looked.moved:
                 done, begun = await self._done_and_begun(items)
-                if len(done) + len(begun) > before_look:
-                    continue  # a sweep has made some of the same corrections in between: look at the others again
-                ending = {"reason": stale.detail[:500], "ended_by": actor, "done": len(done), "left": len(rest)}
-                await end_plan(self._plans, self._threads, self._clock, plan, PlanState.REFUSED, **ending)
-                raise
+            if len(done) + len(begun) == before_look:
+                break  # else a sweep has made some of the same corrections in between: look at the others again
+        if looked.moved and not looked.standing and not begun:
+            why = looked.first_moved or MOVED_ON
+            ending = {"reason": why[:500], "ended_by": actor, "done": len(done), "left": len(rest)}
+            await end_plan(self._plans, self._threads, self._clock, plan, PlanState.REFUSED, **ending)
+            raise PlanStale(why)
         if plan.state is PlanState.APPROVED:
             before = plan
             plan = await self._threads(lambda: self._plans.move_plan(before, PlanState.APPLYING))
-        return await self._carry_out(plan, items, standing, len(begun), actor)
+        return await self._carry_out(plan, items, looked, len(begun), actor)
 
     def _require_open(self, alias: MintAlias, items: Sequence[PlanItem]) -> None:
         """Neither paused nor frozen, and configured."""
@@ -175,23 +189,23 @@ class Applying:
         ids = [item.discrepancy_id for item in items]
         return await self._threads(lambda: self._plans.discrepancies_by_id(ids)) if ids else {}
 
-    async def _still_standing(self, items: Sequence[PlanItem], actor: Actor) -> list[_Standing]:
-        """Every item with its verdict of now. Raises PlanStale for the first that changed, MintError."""
+    async def _still_standing(self, items: Sequence[PlanItem], actor: Actor) -> _Looked:
+        """Every item that stands, with its verdict of now. Raises MintError."""
         by_mint: dict[MintAlias, dict[TokenId, list[PlanItem]]] = defaultdict(lambda: defaultdict(list))
         for item in items:
             by_mint[item.mint][item.token_id].append(item)
-        standing: list[_Standing] = []
+        looked = _Looked()
         for alias, by_token in by_mint.items():
             ids = list(by_token)
             for start in range(0, len(ids), PAGE_DOCUMENTS):
                 page = ids[start : start + PAGE_DOCUMENTS]
                 of_page = [item for token_id in page for item in by_token[token_id]]
-                standing += await self._page_standing(alias, page, of_page, actor)
-        return standing
+                await self._look_at_page(alias, page, of_page, actor, looked)
+        return looked
 
-    async def _page_standing(
-        self, alias: MintAlias, ids: Sequence[TokenId], items: Sequence[PlanItem], actor: Actor
-    ) -> list[_Standing]:
+    async def _look_at_page(
+        self, alias: MintAlias, ids: Sequence[TokenId], items: Sequence[PlanItem], actor: Actor, looked: _Looked
+    ) -> None:
         found = await self._threads(lambda: self._store.tokens(ids))
         tokens = {one.id: one for one in found if isinstance(one, Token)}
         records = await self._records(items)
@@ -201,55 +215,58 @@ class Applying:
         by_token: dict[TokenId, list[Judged]] = defaultdict(list)
         for one in suspects:
             by_token[one.token.id].append(one)
-        standing: list[_Standing] = []
         for item in items:
-            judged, record = by_token[item.token_id], records.get(item.discrepancy_id)
-            why = why_stale(item, tokens.get(item.token_id), judged, record)
+            about, record = by_token[item.token_id], records.get(item.discrepancy_id)
+            why = why_stale(item, tokens.get(item.token_id), about, record)
             if why is not None or record is None:
-                raise PlanStale(why or "its record is gone")
-            (same,) = (one for one in judged if one.verdict.type is item.type and set(one.verdict.ys) == set(item.ys))
-            standing.append(_Standing(item=item, judged=same, record=record))
-        return standing
+                looked.leave(why or "its record is gone")
+                continue
+            (same,) = (one for one in about if one.verdict.type is item.type and set(one.verdict.ys) == set(item.ys))
+            looked.standing.append(_Standing(item=item, judged=same, record=record))
 
-    def _require_confirmable(self, standing: Sequence[_Standing]) -> None:
-        """What gives value back was sighted long enough ago. Raises WRONG_STATE with the time from which on it was."""
-        now = self._clock.now()
-        after = timedelta(seconds=self._reconciler.policy.confirm_after_s)
-        waiting = [
-            (one.record.same_since or now) + after
-            for one in standing
-            if one.judged.verdict.action is not Action.MARK_SPENT and (one.record.same_since or now) + after > now
-        ]
-        if waiting:
+    async def _see_again(self, looked: _Looked, *, at_once: bool) -> None:
+        """
+        The second sighting, written down. What took a turn in this moment, or has not settled, is left out.
+
+        Raises WRONG_STATE where what gives value back was sighted too short a while ago, with the time from which on it was not.
+        """
+        records = await self._corrections.record([one.judged for one in looked.standing], SEEN_BY_PLAN)
+        confirm_s = self._reconciler.policy.confirm_after_s
+        before, looked.standing = looked.standing, []
+        waiting_ms: list[float] = []
+        for one, record in zip(before, records, strict=True):
+            if record.occurrence != one.item.occurrence or record.state is DiscrepancyState.ACKNOWLEDGED:
+                looked.leave(f"the record of token {one.item.token_id} has changed since the plan was made")
+            elif not (record.is_settled or at_once):
+                looked.leave(f"token {one.item.token_id} has not stood still for long enough")
+            else:
+                if not confirmed(record, confirm_after_s=confirm_s, at_once=at_once):
+                    waiting_ms.append(1000 * confirm_s - record.same_ms)
+                looked.standing.append(replace(one, record=record))
+        if waiting_ms:
+            then = self._clock.now() + timedelta(milliseconds=max(waiting_ms))
             raise MeltdError(
                 Code.WRONG_STATE,
-                f"{len(waiting)} items give value back, which needs two sightings: too soon after the first",
-                hint=f"apply it again from {max(waiting).isoformat(timespec='seconds')} on",
+                f"{len(waiting_ms)} items give value back, which needs two sightings: too soon after the first",
+                hint=f"apply it again from {then.isoformat(timespec='seconds')} on",
             )
 
-    async def _seen_again(self, standing: Sequence[_Standing]) -> list[_Standing]:
-        """The second sighting, written down. Raises PlanStale where a record took a turn in this moment."""
-        records = await self._corrections.record([one.judged for one in standing], SEEN_BY_PLAN)
-        now, confirm_s = self._clock.now(), self._reconciler.policy.confirm_after_s
-        for one, record in zip(standing, records, strict=True):
-            if record.occurrence != one.item.occurrence or not confirmed(record, now=now, confirm_after_s=confirm_s):
-                raise PlanStale(f"the record of token {one.item.token_id} has changed since the plan was made")
-        return [replace(one, record=record) for one, record in zip(standing, records, strict=True)]
-
     async def _carry_out(
-        self, plan: Plan, items: Sequence[PlanItem], standing: Sequence[_Standing], begun: int, actor: Actor
+        self, plan: Plan, items: Sequence[PlanItem], looked: _Looked, begun: int, actor: Actor
     ) -> Plan:
         touched: set[TokenId] = set()
-        why_left: Counter[str] = Counter()
+        why_left: Counter[str] = Counter(looked.moved)
         if begun:
             why_left["a reclaim is under way"] = begun
-        for one in standing:
+        for one in looked.standing:
             judged = one.judged
             if one.item.token_id in touched:
                 judged = await self._in_its_sibling(one) or judged
             touched.add(one.item.token_id)
             mint = self._mints[one.item.mint]
-            if await self._reconciler.correct_planned(mint, judged, one.record, actor, note=f"plan {plan.id}"):
+            if await self._reconciler.correct_planned(
+                mint, judged, one.record, actor, note=f"plan {plan.id}", at_once=plan.at_once
+            ):
                 continue
             if one.item.action is not Action.RECLAIM:
                 why_left["the document moved on in this moment"] += 1
@@ -259,6 +276,8 @@ class Applying:
                 why_left["nothing to reclaim: locked, refused by the mint, or not worth the fee"] += 1
         left = sum(why_left.values())
         counted = {"ended_by": actor, "done": len(items) - left, "left": left, "why_left": dict(why_left)}
+        if looked.first_moved is not None:
+            counted["reason"] = f"left out: {looked.first_moved}"[:500]
         after = await end_plan(self._plans, self._threads, self._clock, plan, PlanState.APPLIED, **counted)
         _log.info("plan applied", plan=plan.id, uid=actor.uid, done=after.done, left=after.left)
         return after

@@ -55,11 +55,16 @@ class PlanPolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanMade:
-    """What making a plan came to. ``plan`` is None where there is nothing to correct; ``errors`` are of mints."""
+    """
+    What making a plan came to. ``plan`` is None where there is nothing to correct now; ``errors`` are of mints.
+
+    ``left_out`` counts what found no room, has not settled, or was acknowledged.
+    """
 
     plan: Plan | None
     documents: int
     proofs: int
+    left_out: int = 0
     errors: tuple[str, ...] = ()
 
 
@@ -123,9 +128,10 @@ class Planner:
 
     # --- making ---
 
-    async def make(self, *, scope: PlanScope, actor: Actor) -> PlanMade:
+    async def make(self, *, scope: PlanScope, actor: Actor, at_once: bool = False) -> PlanMade:
         """
-        A dry run that is kept.
+        A dry run that is kept, of what has settled. ``at_once``: of the rest, too, because a person knows that nobody else is
+        at work on it (I13).
 
         Raises Refusal MINT_UNKNOWN. A mint that can't be asked is an error in the answer; the plan is of the others.
         """
@@ -140,7 +146,9 @@ class Planner:
             for alias in aliases:
                 outcome = Outcome()
                 try:
-                    left_out += await self._look(alias, urls.by_alias[alias], scope, outcome, items, actor)
+                    left_out += await self._look(
+                        alias, urls.by_alias[alias], scope, outcome, items, actor, at_once=at_once
+                    )
                 except InvariantBroken as error:
                     await self._reconciler.freeze(alias, error)
                     errors.append(f"{alias}: {error.code}: {error.detail}")
@@ -150,9 +158,9 @@ class Planner:
                 proofs += outcome.proofs
             plan = None
             if items:
-                plan = await self._save(items, left_out=left_out, scope=scope, actor=actor)
+                plan = await self._save(items, left_out=left_out, scope=scope, actor=actor, at_once=at_once)
         self._on_change()
-        return PlanMade(plan=plan, documents=documents, proofs=proofs, errors=tuple(errors))
+        return PlanMade(plan=plan, documents=documents, proofs=proofs, left_out=left_out, errors=tuple(errors))
 
     async def _look(
         self,
@@ -162,8 +170,10 @@ class Planner:
         outcome: Outcome,
         items: list[PlanItem],
         actor: Actor,
+        *,
+        at_once: bool,
     ) -> int:
-        """Add one mint's items; how many found no room or are acknowledged."""
+        """Add one mint's items; how many found no room, have not settled or are acknowledged."""
         if not urls:
             return 0
         left_out = 0
@@ -174,15 +184,17 @@ class Planner:
                 outcome.suspects = suspects
                 await self._reconciler.page(self._mints[alias], page, outcome, dry_run=True, actor=actor)
                 records = await self._corrections.record(suspects, SEEN_BY_PLAN)
-                found, acknowledged = items_of(suspects, records)
+                found, not_now = items_of(suspects, records, at_once=at_once)
                 room = max(0, PLAN_ITEMS_MAX - len(items))
                 items.extend(found[:room])
-                left_out += acknowledged + len(found[room:])
+                left_out += not_now + len(found[room:])
         finally:
             await self._threads(tour.close)
         return left_out
 
-    async def _save(self, items: Sequence[PlanItem], *, left_out: int, scope: PlanScope, actor: Actor) -> Plan:
+    async def _save(
+        self, items: Sequence[PlanItem], *, left_out: int, scope: PlanScope, actor: Actor, at_once: bool = False
+    ) -> Plan:
         # What is gone is settled first; the rest of a document of both kinds then lies in a sibling.
         ordered = sorted(items, key=lambda item: (item.mint, item.token_id, item.action is not Action.MARK_SPENT))
         now = self._clock.now()
@@ -198,6 +210,7 @@ class Planner:
             left_out=left_out,
             digest=digest_of(ordered),
             totals=totals_of(ordered),
+            at_once=at_once,
         )
         await self._threads(lambda: self._plans.save_plan(plan, ordered))
         return plan

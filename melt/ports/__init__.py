@@ -17,6 +17,7 @@ from melt.ports.plans import PlanStore
 from melt.ports.repairs import RepairStore, SecretTour
 from melt.ports.restore import EndedMelts, RestoreStore, RestoreTelemetry, StateQuestion
 from melt.ports.sentinels import SpentRecords
+from melt.ports.settling import SettleStore
 from melt.ports.store import Store, Tour
 from melt.ports.summaries import HoldingsWalk, SummaryStore
 from melt.ports.telling import EventNotices, EventSpool, Telemetry
@@ -43,6 +44,7 @@ __all__ = [
     "RestoreStore",
     "RestoreTelemetry",
     "SecretTour",
+    "SettleStore",
     "SpentRecords",
     "StateQuestion",
     "Store",

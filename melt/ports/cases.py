@@ -17,10 +17,16 @@ class OpenFigures:
     """
     What is open, in figures. ``oldest`` is when the oldest open record of a severity was opened; ``value`` is by
     (severity, unit), in that unit.
+
+    ``phases`` counts by (type, severity, mint alias or "", phase: :class:`melt.settling.Phase`); ``settling_value`` is by (mint,
+    unit) what settling records say of counted proofs that are spent; ``unsettled`` counts by mint what does not come to rest.
     """
 
     oldest: Mapping[str, datetime] = field(default_factory=dict)
     value: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    phases: Mapping[tuple[str, str, str, str], int] = field(default_factory=dict)
+    settling_value: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    unsettled: Mapping[str, int] = field(default_factory=dict)
 
 
 class CaseStore(Protocol):

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         Token,
         TokenId,
         TokenStatus,
+        Warrant,
         Y,
     )
 
@@ -95,13 +96,15 @@ class Store(Protocol):
         """Those of ``ids`` whose entry exists and is open."""
         ...
 
-    def reserve(self, melt: Melt, *, blanks: tuple[KeysetId, int] | None, seed_id: str) -> Melt:
+    def reserve(
+        self, melt: Melt, *, blanks: tuple[KeysetId, int] | None, seed_id: str, warrant: Warrant | None = None
+    ) -> Melt:
         """
         T1: insert the intent, reserve its inputs, split the rest off as ``<tx>_keep``, take the blanks' counters.
 
         Returns the entry as stored: ``blanks``, ``keep_token_ids``, ``keep_amount`` and ``rev`` filled in. An entry of
         kind RECLAIM reserves nothing (its documents stay as they are) and is refused while another open entry
-        holds one of its Ys. Raises LostRace when an input is no longer unspent, DuplicateMelt on key or claim.
+        holds one of its Ys; it passes the door by its ``warrant`` (I13). Raises LostRace when an input is no longer unspent, DuplicateMelt on key or claim.
         """
         ...
 

@@ -7,17 +7,17 @@ was decided on (:mod:`melt.corrections`); value comes back only by a journaled s
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import structlog
 
 from melt.beyond import malformed_findings
-from melt.corrections import confirmed, finding_of, record_findings
+from melt.corrections import confirmed, finding_of, record_findings, warrant_of
 from melt.errors import Code, DuplicateMelt, InvariantBroken, LostRace, MintError, StoreError
-from melt.model import Action, MeltState
-from melt.plan_items import CORRECTIVE
+from melt.model import Action, DriftType, MeltState
 from melt.reconcile.outcome import TOURED
 from melt.recovery.reclaim import reclaim
+from melt.settling import CORRECTIVE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,13 +25,18 @@ if TYPE_CHECKING:
     from melt.caps import Caps
     from melt.corrections import Corrections, Judged
     from melt.events import CriticalEvents
-    from melt.model import Actor, Discrepancy, MalformedToken, Token
+    from melt.model import Actor, Discrepancy, MalformedToken, Token, TokenId
     from melt.ports import Clock, Entropy, Mint, Store, StoreThreads, Telemetry
     from melt.reconcile.outcome import Outcome, ReconcilePolicy
     from melt.recovery import Recovery
     from melt.sentinels import Sentinels
 
 _log = structlog.get_logger("melt.reconcile")
+
+PENDING_AT_MINT: Final = frozenset(
+    {DriftType.DB_UNSPENT_MINT_PENDING, DriftType.DB_PENDING_MINT_PENDING, DriftType.DB_SPENT_MINT_PENDING}
+)
+"""Types that say that an operation on the document's proofs is under way at the mint."""
 
 Evidence: TypeAlias = "Mapping[str, str | int | bool | None]"
 
@@ -77,10 +82,12 @@ class Acting:
             for finding in findings:
                 outcome.note(finding)
             return
-        for record in await record_findings(
-            findings, store=self._store, threads=self._threads, telemetry=self._telemetry
-        ):
+        records = await record_findings(findings, store=self._store, threads=self._threads, telemetry=self._telemetry)
+        for record in records:
             outcome.note(record)
+        # What was seen of them while they could be read is no question any more.
+        subjects, seen = [f"token:{item.id}" for item in items], [record.id for record in records]
+        await self._threads(lambda: self._store.clear_unseen(subjects, seen))
 
     def plan(self, suspects: Sequence[Judged], outcome: Outcome, asked: Evidence) -> None:
         """Note what a dry run sees, and what it would correct; nothing is written."""
@@ -106,6 +113,7 @@ class Acting:
         ``unchecked``: ids of records which stay open all the same. Raises StoreError.
         """
         records = await self._corrections.record(suspects, asked)
+        in_use = self._in_use(suspects)
         implausible = self._caps.refuses_page(
             marks=len({one.token.id for one in suspects if one.verdict.action is Action.MARK_SPENT}),
             documents=sum(token.status in TOURED for token in tokens),
@@ -115,7 +123,8 @@ class Acting:
             if one.verdict.action not in CORRECTIVE:
                 continue
             outcome.planned += 1
-            if not confirmed(record, now=self._clock.now(), confirm_after_s=self._policy.confirm_after_s):
+            outcome.settling += not record.is_settled
+            if not confirmed(record, confirm_after_s=self._policy.confirm_after_s) or one.token.id in in_use:
                 continue
             if self._is_frozen(one):
                 continue
@@ -135,18 +144,27 @@ class Acting:
         seen = [*(record.id for record in records), *unchecked]
         await self._threads(lambda: self._store.clear_unseen(subjects, seen))
 
-    async def correct_planned(self, mint: Mint, one: Judged, record: Discrepancy, actor: Actor, *, note: str) -> bool:
+    async def correct_planned(
+        self, mint: Mint, one: Judged, record: Discrepancy, actor: Actor, *, note: str, at_once: bool = False
+    ) -> bool:
         """
-        One correction of an approved plan: no cap, but the same conditional write. False: it moved on meanwhile.
+        One correction of an approved plan: no cap, but the same door and the same conditional write. False: it moved on
+        meanwhile. ``at_once``: a person has said not to wait until it has settled.
 
         Raises StoreError. A mint that can't be asked leaves a reclaim to the watcher.
         """
         if self._is_frozen(one):
             return False
-        done = await self._correct_safely(mint, one, record, actor, note)
+        done = await self._correct_safely(mint, one, record, actor, note, at_once=at_once)
         if done:
             self._say(one)
         return done
+
+    def _in_use(self, suspects: Sequence[Judged]) -> frozenset[TokenId]:
+        """Documents of which somebody spends proofs right now: to split them would take them out of that writer's hands."""
+        if not self._policy.shares:
+            return frozenset()
+        return frozenset(one.token.id for one in suspects if one.verdict.type in PENDING_AT_MINT)
 
     def _is_capped(self, one: Judged, outcome: Outcome) -> bool:
         """Whether a cap forbids this correction: it stays recorded, and nothing is changed (I12)."""
@@ -183,11 +201,18 @@ class Acting:
             )
 
     async def _correct_safely(
-        self, mint: Mint, one: Judged, record: Discrepancy, actor: Actor, note: str | None = None
+        self,
+        mint: Mint,
+        one: Judged,
+        record: Discrepancy,
+        actor: Actor,
+        note: str | None = None,
+        *,
+        at_once: bool = False,
     ) -> bool:
         """A correction in which an invariant is found broken freezes its wallet, and the page goes on."""
         try:
-            return await self._correct(mint, one, record, actor, note)
+            return await self._correct(mint, one, record, actor, note, at_once=at_once)
         except InvariantBroken as error:
             await self._events.invariant_broken(error, npub=one.token.npub, mint=one.mint)
             return False
@@ -198,15 +223,18 @@ class Acting:
             _log.exception("a correction can't be written", token_id=one.token.id, mint=one.mint)
             return False
 
-    async def _correct(self, mint: Mint, one: Judged, record: Discrepancy, actor: Actor, note: str | None) -> bool:
+    async def _correct(
+        self, mint: Mint, one: Judged, record: Discrepancy, actor: Actor, note: str | None, *, at_once: bool
+    ) -> bool:
         if one.verdict.action is not Action.RECLAIM:
-            return await self._corrections.apply(one, record, actor, note=note)
+            return await self._corrections.apply(one, record, actor, note=note, at_once=at_once)
         try:
             entry = await reclaim(
                 self._recovery,
                 mint,
                 one.token,
                 one.verdict.ys,
+                warrant=warrant_of(one, record, at_once=at_once),
                 unit=one.unit,
                 actor=actor,
                 holder=self._holder,

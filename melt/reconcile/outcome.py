@@ -37,12 +37,14 @@ class ReconcilePolicy:
     """
     ``pending_grace_s``: how old a pending document must be before it may be released. ``confirm_after_s``: the least
     time between the two sightings that giving value back needs. ``spent_confirm_s``: the time between the two looks
-    that marking spent needs.
+    that marking spent needs. ``shares``: whether other services spend from this database, so that a document of which the
+    mint calls proofs PENDING right now is left alone whatever its other proofs are (I13).
     """
 
     pending_grace_s: float = 3600.0
     confirm_after_s: float = 60.0
     spent_confirm_s: float = 0.0
+    shares: bool = False
 
 
 @dataclass(slots=True)
@@ -56,7 +58,7 @@ class Outcome:
     made, ``held_back`` those corrections (the first PLAN_ITEMS_MAX; ``held_back_count`` is of all). ``by_keyset`` is what
     lies on each keyset, unspent or pending and not SPENT at the mint. ``found`` holds the first FOUND_MAX; the counts are
     of all. ``suspects``, where it is a list, takes what a dry run would correct: the caller empties it. ``dry_pages``
-    counts the pages that were only looked at.
+    counts the pages that were only looked at, ``settling`` what has to stand still before it is corrected.
     """
 
     expected_documents: int = 0
@@ -66,6 +68,7 @@ class Outcome:
     found: list[Discrepancy | Finding] = field(default_factory=list)
     planned: int = 0
     corrected: int = 0
+    settling: int = 0
     found_by_type: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     totals: RunTotals = field(default_factory=RunTotals)
     capped: set[str] = field(default_factory=set)
@@ -99,7 +102,8 @@ class Outcome:
             self.liabilities[unit, token.status.value] += token.amount
             if token.status not in TOURED:
                 continue
-            is_owed = token.transaction_type != TransactionType.MELTED
+            # What was handed out is its recipient's, though old code leaves it counted.
+            is_owed = token.transaction_type != TransactionType.MELTED and not token.is_sent
             self.owed[unit] += token.amount if is_owed else 0
             for proof in token.proofs:
                 if states.get(proof.y) is not MintState.SPENT:

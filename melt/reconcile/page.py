@@ -60,7 +60,14 @@ class Reconciler:
         self._clock = clock
         self._telemetry = telemetry
         self.policy = policy
-        self._judging = Judging(store=store, threads=threads, sentinels=sentinels, clock=clock, policy=policy)
+        self._judging = Judging(
+            store=store,
+            threads=threads,
+            sentinels=sentinels,
+            clock=clock,
+            policy=policy,
+            holdings=None if beyond is None else beyond.holdings,
+        )
         self._acting = Acting(
             store=store,
             threads=threads,
@@ -126,9 +133,11 @@ class Reconciler:
             self._clock.monotonic() - started,
         )
 
-    async def correct_planned(self, mint: Mint, one: Judged, record: Discrepancy, actor: Actor, *, note: str) -> bool:
+    async def correct_planned(
+        self, mint: Mint, one: Judged, record: Discrepancy, actor: Actor, *, note: str, at_once: bool = False
+    ) -> bool:
         """See :meth:`melt.reconcile.acting.Acting.correct_planned`. Raises StoreError."""
-        return await self._acting.correct_planned(mint, one, record, actor, note=note)
+        return await self._acting.correct_planned(mint, one, record, actor, note=note, at_once=at_once)
 
     async def meet(self, mint: Mint) -> None:
         """

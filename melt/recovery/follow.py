@@ -370,6 +370,7 @@ class Recovery:
             _log.exception("a change shortfall could not be recorded", melt_id=melt.id, shortfall=shortfall)
             return
         self.telemetry.drift_found(drift, finding.severity, melt.mint)
+        self.telemetry.drift_alerting(drift, finding.severity, melt.mint)
 
     async def _checked_preimage(self, melt: Melt, quote: MeltQuote) -> str | None:
         """The preimage where it proves the payment; a wrong one is a CRITICAL event, the money counts as spent."""

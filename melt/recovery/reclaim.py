@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from melt.model import Actor, Keyset, Proof, Token, Y
+    from melt.model import Actor, Keyset, Proof, Token, Warrant, Y
     from melt.ports import Clock, Entropy, Mint
     from melt.recovery.follow import Recovery
 
@@ -55,6 +55,7 @@ async def reclaim(
     token: Token,
     ys: Sequence[Y],
     *,
+    warrant: Warrant,
     unit: str,
     actor: Actor,
     holder: str,
@@ -64,6 +65,8 @@ async def reclaim(
 ) -> Melt | None:
     """
     Journal a reclaim of some proofs of ``token`` and take its first step. ``note`` goes into the audit.
+
+    It swaps proofs of a document that it doesn't reserve, so the journal lets it in by its ``warrant`` alone (I13).
 
     Returns:
         The entry (SETTLED when the swap went through at once), or None: the fee would eat the value, no proof can be
@@ -120,7 +123,7 @@ async def reclaim(
         updated_at=now,
     )
     store, threads, seed_id = recovery.store, recovery.threads, recovery.outputs.seed_id
-    reserved = await threads(lambda: store.reserve(entry, blanks=None, seed_id=seed_id))
+    reserved = await threads(lambda: store.reserve(entry, blanks=None, seed_id=seed_id, warrant=warrant))
     planned = await threads(
         lambda: store.plan_swap(
             reserved,

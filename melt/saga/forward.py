@@ -35,12 +35,12 @@ from melt.saga.choice import NotEnough, choose
 from melt.selection import blank_count, input_fee, split_amount
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from melt.invoice import Invoice
-    from melt.model import Keyset, KeysetId, MeltAnswer, MeltQuote, MintAlias, Y
+    from melt.model import Discrepancy, Keyset, KeysetId, MeltAnswer, MeltQuote, MintAlias, Token, TokenId
     from melt.ports import Clock, Entropy, Mint, Outputs, Store, StoreThreads, Telemetry
-    from melt.preflight import Preflight
+    from melt.preflight import Checked, Preflight
     from melt.recovery import Recovery
     from melt.saga.admission import Gate
     from melt.saga.choice import Choice
@@ -50,6 +50,8 @@ _log = structlog.get_logger("melt.saga")
 RESELECT_MAX = 8
 """How often proofs are chosen anew after somebody else took them or the mint called them PENDING (I11)."""
 SWAP_STEPS_MAX = 3
+PROOFS_CHECKED_MAX = 1000
+"""How many proofs beyond the chosen ones a check asks about, where much of a wallet turned out to be in use (I11)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +133,8 @@ class Forward:
         flight could make it, wait for them, ``reserve_wait_s`` at most.
 
         Raises:
-            Refusal: INSUFFICIENT_FUNDS, MELT_BLOCKED_BY_RECONCILIATION, HIGH_SEVERITY_DISCREPANCIES, FEE_TOO_HIGH.
+            Refusal: INSUFFICIENT_FUNDS, FUNDS_SETTLING, MELT_BLOCKED_BY_RECONCILIATION, HIGH_SEVERITY_DISCREPANCIES,
+                FEE_TOO_HIGH.
             LostRace, DuplicateMelt, MintError, StoreError.
         """
         need = quote.amount + quote.fee_reserve
@@ -157,29 +160,34 @@ class Forward:
         async with _within(self.policy.preflight_timeout_s, "its keysets"):
             keysets = await mint.keysets()
             info = await mint.info()
-        excluded: frozenset[Y] = frozenset()
+        drift = _DriftMet()
         for attempt in range(RESELECT_MAX):
             tokens = await self.threads(lambda: self.store.spendable(request.npub, (mint.url,), request.unit))
-            choice = await choose(
-                self.store,
-                self.threads,
-                tokens,
-                keysets=keysets,
-                unit=request.unit,
-                need=quote.amount + quote.fee_reserve,
-                inputs_max=info.max_array_length,
-                excluded=excluded,
-                now=self.clock.now(),
-            )
+            try:
+                choice = await choose(
+                    self.store,
+                    self.threads,
+                    tokens,
+                    keysets=keysets,
+                    unit=request.unit,
+                    need=quote.amount + quote.fee_reserve,
+                    inputs_max=info.max_array_length,
+                    met=drift.records,
+                    out=frozenset(drift.out),
+                    now=self.clock.now(),
+                )
+            except NotEnough as short:
+                if drift.corrected:
+                    raise drift.refusal(short, request.unit) from short
+                raise
             self._check_fee(request, quote, choice)
             started = self.clock.monotonic()
             async with _within(self.policy.preflight_timeout_s, "the states of the proofs"):
-                pending = await self.preflight.check(
-                    mint, choice.by_token, choice.tokens, unit=request.unit, actor=request.actor
-                )
+                looked = drift.to_check(choice.tokens, tokens)
+                checked = await self.preflight.check(mint, looked, unit=request.unit, actor=request.actor)
             self.telemetry.melt_phase(mint.alias, "preflight", self.clock.monotonic() - started)
-            if pending:
-                excluded |= pending
+            if checked.out:
+                drift.meet(checked)
                 continue
             started = self.clock.monotonic()
             try:
@@ -347,6 +355,50 @@ class Forward:
         noted = await self.threads(lambda: self.store.advance(melting, MeltState.PENDING, post=outcome, post_code=code))
         _log.info("melt is being followed", melt_id=noted.id, mint=noted.mint, answer=outcome.value, mint_code=code)
         return noted
+
+
+@dataclass(slots=True)
+class _DriftMet:
+    """What the checks of one request have found in its way so far."""
+
+    out: set[TokenId] = field(default_factory=set)
+    records: list[Discrepancy] = field(default_factory=list)
+    corrected: int = 0
+    rounds: int = 0
+
+    def to_check(self, chosen: Mapping[TokenId, Token], tokens: Sequence[Token]) -> Mapping[TokenId, Token]:
+        """
+        The documents that are asked about: those that were chosen, and once that failed twice the others, too.
+
+        A wallet much of which somebody else has spent would else be asked about a few documents at a time, round after round.
+        """
+        if self.rounds < 2:
+            return chosen
+        wider = dict(chosen)
+        proofs = sum(len(token.proofs) for token in chosen.values())
+        for token in tokens:
+            proofs += len(token.proofs)
+            if proofs > PROOFS_CHECKED_MAX:
+                break
+            if token.id not in self.out:
+                wider[token.id] = token
+        return wider
+
+    def meet(self, checked: Checked) -> None:
+        """These documents are out."""
+        self.out |= checked.out
+        self.records += checked.records
+        self.corrected += checked.corrected
+        self.rounds += 1
+
+    def refusal(self, short: NotEnough, unit: str) -> Refusal:
+        """The money does not reach because of what was marked spent a moment ago."""
+        return Refusal(
+            Code.HIGH_SEVERITY_DISCREPANCIES,
+            f"proofs worth {self.corrected} {unit} that were counted as unspent are already spent at the mint; they have "
+            f"been corrected, and {short.available} {unit} can be used now",
+            hint="the balance is right now: ask for less, or fund the wallet",
+        )
 
 
 @asynccontextmanager

@@ -224,6 +224,8 @@ class AtomicMelts(Melts):
                 raise StoreError(Code.TOKEN_ALREADY_SPENT, f"token {token.id} is {token.status}")
             if not token.proofs:
                 raise StoreError(Code.INVALID_REQUEST, f"token {token.id} has no proofs")
+            if token.is_sent:
+                raise StoreError(Code.INVALID_REQUEST, f"token {token.id} was handed out: it is its recipient's")
             self._refuse_reserved(session, held)
             ledger.move(held, TokenStatus.SPENT, reason=SPENT)
 

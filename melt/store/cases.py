@@ -6,14 +6,16 @@ What a person decided is kept in ``decisions`` beside ``history``, which holds t
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from melt.errors import Code, MeltdError
-from melt.model import OPEN_DISCREPANCY, DiscrepancyState
+from melt.model import OPEN_DISCREPANCY, DiscrepancyState, DriftType
 from melt.ports.cases import OpenFigures
+from melt.settling import Phase
 from melt.store.core import Core, bounded, new_mark
 from melt.store.faults import store_method
-from melt.store.findings import HISTORY_MAX, read_discrepancy
+from melt.store.findings import HISTORY_MAX, read_discrepancy, read_watched
 from melt.store.journal import encode, record_time
 from melt.store.records import read_event
 
@@ -28,6 +30,18 @@ if TYPE_CHECKING:
 DECISIONS_MAX = 100
 """A record takes so many decisions of people; more would be a script at play (I11)."""
 REOPENED = "reopened"
+_FIGURES = (
+    "type",
+    "severity",
+    "unit",
+    "mint",
+    "value",
+    "first_seen",
+    "watched.ms",
+    "alert_ms",
+    "needs_ms",
+    "evidence.unsettled_s",
+)
 _OPEN = sorted(state.value for state in OPEN_DISCREPANCY)
 
 
@@ -74,6 +88,7 @@ class Cases(Core):
             if after["state"] is None:
                 once = int(present["occurrence"]) == 1
                 after["state"] = str(DiscrepancyState.OPEN if once else DiscrepancyState.RECURRED)
+                after["watched"] = {**(present.get("watched") or {}), "same_ms": 0}
             after["history"] = [*present.get("history", ()), turn][-HISTORY_MAX:]
             after["decisions"] = [*decisions, turn]
             self._c.discrepancies.replace_one({"_id": discrepancy_id}, after, session=session)
@@ -96,22 +111,33 @@ class Cases(Core):
 
     @store_method
     def open_figures(self) -> OpenFigures:
-        """See :class:`melt.ports.cases.OpenFigures`."""
-        pipeline: list[Document] = [
-            {"$match": {"state": {"$in": _OPEN}}},
-            {
-                "$group": {
-                    "_id": {"severity": "$severity", "unit": "$unit"},
-                    "oldest": {"$min": "$first_seen"},
-                    "value": {"$sum": "$value"},
-                }
-            },
-        ]
+        """See :class:`melt.ports.cases.OpenFigures`. One pass over the open records, of which there are few."""
         oldest: dict[str, datetime] = {}
-        value: dict[tuple[str, str], int] = {}
-        for group in self._c.discrepancies.aggregate(pipeline):
-            severity, unit = group["_id"]["severity"], group["_id"].get("unit") or "sat"
-            since = record_time(group["oldest"])
+        value: dict[tuple[str, str], int] = defaultdict(int)
+        phases: dict[tuple[str, str, str, str], int] = defaultdict(int)
+        settling_value: dict[tuple[str, str], int] = defaultdict(int)
+        unsettled: dict[str, int] = defaultdict(int)
+        for raw in self._c.discrepancies.find({"state": {"$in": _OPEN}}, dict.fromkeys(_FIGURES, 1)):
+            severity, unit, mint = raw["severity"], raw.get("unit") or "sat", raw.get("mint") or ""
+            since, worth = record_time(raw["first_seen"]), int(raw.get("value") or 0)
             oldest[severity] = min(oldest.get(severity, since), since)
-            value[severity, unit] = value.get((severity, unit), 0) + int(group["value"] or 0)
-        return OpenFigures(oldest=oldest, value=value)
+            value[severity, unit] += worth
+            phase = _phase_of(raw)
+            phases[raw["type"], severity, mint, phase] += 1
+            if phase is Phase.SETTLING and raw["type"] == DriftType.DB_UNSPENT_MINT_SPENT:
+                settling_value[mint, unit] += worth
+            unsettled[mint] += "unsettled_s" in (raw.get("evidence") or {})
+        return OpenFigures(
+            oldest=oldest,
+            value=dict(value),
+            phases=dict(phases),
+            settling_value=dict(settling_value),
+            unsettled=dict(unsettled),
+        )
+
+
+def _phase_of(raw: Document) -> Phase:
+    watched_ms = read_watched(raw).watched_ms
+    if watched_ms < int(raw.get("alert_ms") or 0):
+        return Phase.SETTLING
+    return Phase.WAITING if watched_ms < int(raw.get("needs_ms") or 0) else Phase.DUE

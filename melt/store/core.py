@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from melt.model import Actor, Fence, MeltId
     from melt.model.mode import Mode
     from melt.ports import Clock, Telemetry
+    from melt.settling import SettlePolicy, Stopwatch
     from melt.store.connect import Collections
     from melt.store.transactions import Transactions
 
@@ -46,6 +47,8 @@ class Core:
     _c: Collections
     _clock: Clock
     _transactions: Transactions
+    _settle: SettlePolicy
+    _stopwatch: Stopwatch
 
     def _run(self, work: Callable[[ClientSession], T]) -> T:
         return self._transactions.run(work)

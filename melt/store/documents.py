@@ -20,9 +20,11 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
+import bson
 from bson import Decimal128, ObjectId
 from bson.errors import InvalidId
 
@@ -57,6 +59,17 @@ _DIGITS: Final = re.compile(r"[0-9]{1,19}", re.ASCII)
 _HEX: Final = re.compile(r"[0-9A-Fa-f]+", re.ASCII)
 _HEX_KEYSET_ID_CHARS: Final = (16, 66)
 _MOMENT_CHARS_MAX: Final = 40
+STANDS_STILL: Final = (
+    "status",
+    "proofs",
+    "transaction_type",
+    "transaction_id",
+    "npub",
+    "wallet_id",
+    "mint_url",
+    "reservation",
+)
+"""The fields of a document by which another writer would show that it is at work on it."""
 _MS_SINCE_1970: Final = (10**12, 10**13)
 """Which numbers may be a moment in milliseconds: from 2001 on, as this data is younger than Mongoose, to 2286."""
 
@@ -111,6 +124,17 @@ def raw_wallet_id(wallet_id: str | None) -> ObjectId | str | None:
     return None if wallet_id is None else raw_ids(wallet_id)[0]
 
 
+def mark_of(document: Document) -> str:
+    """
+    A digest of what has to stand still of a document before a rule writes it (I13): 32 hex characters.
+
+    It is over the raw values, since meltd reads several forms as the same thing and other writers need not. What else
+    changes (dates, counters of versions, fields of anybody's own) is without effect.
+    """
+    told = bson.encode({name: document[name] for name in STANDS_STILL if name in document})
+    return hashlib.blake2b(told, digest_size=16).hexdigest()
+
+
 def read_token(document: Document) -> Token | MalformedToken:
     """A document of the token collection, whatever it holds."""
     reasons: list[str] = []
@@ -122,7 +146,7 @@ def read_token(document: Document) -> Token | MalformedToken:
     proofs = _proofs(document, status, reasons)
     token_id = token_id_of(document.get("_id"))
     if reasons or npub is None or mint_url is None or status is None:
-        return _malformed(token_id, reasons, npub, mint_url, status, proofs)
+        return replace(_malformed(token_id, reasons, npub, mint_url, status, proofs), mark=mark_of(document))
     wallet_id = document.get("wallet_id")
     total = amount_of(document.get("total_amount"))
     transaction_type = document.get("transaction_type")
@@ -143,6 +167,7 @@ def read_token(document: Document) -> Token | MalformedToken:
         created_at=_created_at(document),
         updated_at=_moment(document.get("updatedAt")) or _moment(document.get("updated_at")),
         spent_at=_moment(document.get("spent_at")),
+        mark=mark_of(document),
     )
 
 
@@ -329,11 +354,13 @@ def token_document(
     operation_id: str,
     now: datetime,
     reservation: Reservation | None,
+    transaction_type: TransactionType = TransactionType.CHANGE,
 ) -> Document:
     """
     A new ``change`` document, as the wallet service's own code leaves them.
 
-    meltd makes documents of type ``change`` only. Raises :class:`melt.errors.InvariantBroken` for what must never be
+    meltd makes documents of type ``change``, and ``sent`` ones where it splits one of these: what was handed out stays so.
+    Raises :class:`melt.errors.InvariantBroken` for what must never be
     written: no proofs or too many, a proof twice, amounts that are none, a status other than unspent or pending
     for value that is ours.
     """
@@ -348,10 +375,10 @@ def token_document(
         "proofs": list(raw_proofs),
         "mint_url": mint_url,
         "status": str(status),
-        "transaction_type": str(TransactionType.CHANGE),
+        "transaction_type": str(transaction_type),
         "transaction_id": transaction_id,
         "metadata": {
-            "source": "change",
+            "source": "p2p" if transaction_type is TransactionType.SENT else "change",
             "parent_transaction_id": parent_transaction_id,
             "operation_hash": hashlib.sha256(operation_id.encode()).hexdigest()[:16],
             "atomic_operation": True,

@@ -26,7 +26,9 @@ from melt.model import (
     Turn,
     Y,
 )
+from melt.settling import Watched, sighting
 from melt.store.core import Core, bounded, in_batches
+from melt.store.door import pass_door
 from melt.store.faults import AlreadyDone, Retry, store_method
 from melt.store.journal import moment, read_actor, record_time
 from melt.store.ledger import BATCH_MAX
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
 
     from melt.model import Correction, Finding
+    from melt.settling import SettlePolicy
     from melt.store.connect import Document
 
 HISTORY_MAX = 20
@@ -70,32 +73,40 @@ class Findings(Core):
         recorded: dict[str, Discrepancy] = {}
         for batch in in_batches(findings, BATCH_MAX):
 
-            def work(session: ClientSession, batch: Sequence[Finding] = batch) -> dict[str, Document]:
+            def work(session: ClientSession, batch: Sequence[Finding] = batch) -> dict[str, tuple[Watched, Document]]:
                 return self._record(session, batch, now)
 
-            recorded |= {key: read_discrepancy(raw) for key, raw in self._run_fenced(work).items()}
+            for key, (before, after) in self._run_fenced(work).items():
+                self._stopwatch.noted(key, before, read_watched(after))
+                recorded[key] = read_discrepancy(after)
         return tuple(recorded[discrepancy_id(finding)] for finding in findings)
 
-    def _record(self, session: ClientSession, findings: Sequence[Finding], now: datetime) -> dict[str, Document]:
+    def _record(
+        self, session: ClientSession, findings: Sequence[Finding], now: datetime
+    ) -> dict[str, tuple[Watched, Document]]:
+        """By id: how long it was watched before, and the record as it is now."""
         by_id = {discrepancy_id(finding): finding for finding in findings}
         present = {
             raw["_id"]: raw for raw in self._c.discrepancies.find({"_id": {"$in": list(by_id)}}, session=session)
         }
-        after: dict[str, Document] = {}
+        seen: dict[str, tuple[Watched, Document]] = {}
         collided = False
         for key, finding in by_id.items():
-            after[key] = _seen(present.get(key), finding, now)
+            before = read_watched(present.get(key) or {})
+            added_ms, watcher = self._stopwatch.added_ms(key, before)
+            after = _seen(present.get(key), finding, now, self._settle, added_ms=added_ms, watcher=watcher)
+            seen[key] = (before, after)
             try:
                 if key in present:
-                    self._c.discrepancies.replace_one({"_id": key}, after[key], session=session)
+                    self._c.discrepancies.replace_one({"_id": key}, after, session=session)
                 else:
-                    self._c.discrepancies.insert_one(after[key], session=session)
+                    self._c.discrepancies.insert_one(after, session=session)
             except DuplicateKeyError:
                 collided = True
                 break
         if collided:
             raise Retry
-        return after
+        return seen
 
     @store_method
     def clear_unseen(self, subjects: Sequence[str], seen: Sequence[str]) -> int:
@@ -127,8 +138,8 @@ class Findings(Core):
         """
         See :meth:`melt.ports.Store.correct`. Applying one twice equals once, and both answer True.
 
-        False also where the record was closed, acknowledged or opened anew meanwhile, and for a document that an
-        open melt has reserved: its recovery decides.
+        False also where the record was closed, acknowledged or opened anew meanwhile, where it has not settled (I13), and for
+        a document that an open melt has reserved: its recovery decides.
         """
         now = self._now()
 
@@ -157,6 +168,7 @@ class Findings(Core):
         token = held.token
         if token.status is not correction.expected_status or token.rev != correction.expected_rev:
             return False
+        pass_door(self._c, session, correction.warrant, token, self._settle)
         if token.reservation is not None:
             chosen = {"_id": str(token.reservation.melt_id), "state": {"$nin": _ENDED_MELT}}
             if self._c.melts.find_one(chosen, {"_id": 1}, session=session) is not None:
@@ -239,9 +251,44 @@ class Findings(Core):
         }
 
 
-def _seen(present: Document | None, finding: Finding, now: datetime) -> Document:
+def _seen(
+    present: Document | None, finding: Finding, now: datetime, settle: SettlePolicy, *, added_ms: int, watcher: str
+) -> Document:
     """The record after this sighting."""
-    record: Document = {
+    record = _told(finding, now)
+    before = read_watched(present or {})
+    if present is None:
+        history = [{"at": now, "what": str(DiscrepancyState.OPEN)}]
+        opened = {"state": str(DiscrepancyState.OPEN), "occurrence": 1, "sightings": 1}
+        began = Watched(mark=finding.mark, watcher=watcher, looks=1)
+        return _weighed(
+            record | opened | {"first_seen": now, "closed_at": None, "history": history}, finding, began, settle
+        )
+    state = DiscrepancyState(present["state"])
+    if state in {DiscrepancyState.CORRECTED, DiscrepancyState.CLEARED}:
+        began = Watched(mark=finding.mark, watcher=watcher, looks=before.looks + 1)
+        return _weighed(present | record | _reopened(present, now), finding, began, settle)
+    seen = sighting(
+        before,
+        finding,
+        action=Action(present["action"]),
+        ys=present.get("ys") or (),
+        added_ms=added_ms,
+        watcher=watcher,
+    )
+    if seen.anew and state is not DiscrepancyState.ACKNOWLEDGED:
+        return _weighed(present | record | _reopened(present, now), finding, seen.watched, settle)
+    again: Document = {"sightings": int(present["sightings"]) + 1}
+    if seen.keeps_words:
+        again |= {name: present[name] for name in ("value", "ys")}
+        record |= again
+    if present.get("action") == record["action"] and set(present.get("ys") or ()) == set(record["ys"]):
+        again["same_since"] = present.get("same_since") or now
+    return _weighed(present | record | again, finding, seen.watched, settle)
+
+
+def _told(finding: Finding, now: datetime) -> Document:
+    return {
         "_id": discrepancy_id(finding),
         "type": str(finding.type),
         "severity": str(finding.severity),
@@ -257,25 +304,64 @@ def _seen(present: Document | None, finding: Finding, now: datetime) -> Document
         "last_seen": now,
         "same_since": now,
     }
-    if present is None:
-        history = [{"at": now, "what": str(DiscrepancyState.OPEN)}]
-        opened = {"state": str(DiscrepancyState.OPEN), "occurrence": 1, "sightings": 1}
-        return record | opened | {"first_seen": now, "closed_at": None, "history": history}
-    state = DiscrepancyState(present["state"])
-    if state in {DiscrepancyState.CORRECTED, DiscrepancyState.CLEARED}:
-        turn = {"at": now, "what": str(DiscrepancyState.RECURRED)}
-        history = [*present.get("history", ()), turn][-HISTORY_MAX:]
-        reopened = {"state": str(DiscrepancyState.RECURRED), "occurrence": int(present["occurrence"]) + 1}
-        return present | record | reopened | {"sightings": 1, "first_seen": now, "closed_at": None, "history": history}
-    again: Document = {"sightings": int(present["sightings"]) + 1}
-    if present.get("action") == record["action"] and set(present.get("ys") or ()) == set(record["ys"]):
-        again["same_since"] = present.get("same_since") or now
-    return present | record | again
+
+
+def _reopened(present: Document, now: datetime) -> Document:
+    """Another occurrence: it was over, or its document is another now."""
+    turn = {"at": now, "what": str(DiscrepancyState.RECURRED)}
+    history = [*present.get("history", ()), turn][-HISTORY_MAX:]
+    return {
+        "state": str(DiscrepancyState.RECURRED),
+        "occurrence": int(present["occurrence"]) + 1,
+        "sightings": 1,
+        "first_seen": now,
+        "closed_at": None,
+        "history": history,
+    }
+
+
+def _weighed(record: Document, finding: Finding, watched: Watched, settle: SettlePolicy) -> Document:
+    """With its time, what that is measured by, and the severity of what does not come to rest."""
+    needs_ms = settle.needs_ms(finding.action)
+    if settle.is_unsettled(drift=finding.type, action=finding.action, open_ms=watched.open_ms):
+        record["severity"] = str(Severity.HIGH)
+        record["evidence"] = {**record["evidence"], "unsettled_s": watched.open_ms // 1000}
+    return record | {
+        "watched": raw_watched(watched),
+        "needs_ms": needs_ms,
+        "alert_ms": settle.alert_ms(finding.type, Severity(record["severity"])) if finding.token_id is not None else 0,
+    }
+
+
+def raw_watched(watched: Watched) -> Document:
+    """How long a record was watched, as it is stored."""
+    return {
+        "mark": watched.mark,
+        "ms": watched.watched_ms,
+        "same_ms": watched.same_ms,
+        "open_ms": watched.open_ms,
+        "watcher": watched.watcher,
+        "looks": watched.looks,
+    }
+
+
+def read_watched(raw: Document) -> Watched:
+    """How long a record was watched; not at all where an older release wrote it."""
+    told: Any = raw.get("watched") or {}
+    return Watched(
+        mark=told.get("mark"),
+        watched_ms=int(told.get("ms") or 0),
+        same_ms=int(told.get("same_ms") or 0),
+        open_ms=int(told.get("open_ms") or 0),
+        watcher=told.get("watcher"),
+        looks=int(told.get("looks") or 0),
+    )
 
 
 def read_discrepancy(raw: Document) -> Discrepancy:
     """A record as the model has it."""
     get: Any = raw.get
+    watched = read_watched(raw)
     return Discrepancy(
         id=raw["_id"],
         type=DriftType(raw["type"]),
@@ -297,6 +383,12 @@ def read_discrepancy(raw: Document) -> Discrepancy:
         same_since=moment(get("same_since")),
         evidence=dict(get("evidence") or {}),
         history=_history(get("history") or (), get("decisions") or ()),
+        mark=watched.mark,
+        watched_ms=watched.watched_ms,
+        same_ms=watched.same_ms,
+        open_ms=watched.open_ms,
+        needs_ms=int(get("needs_ms") or 0),
+        alert_ms=int(get("alert_ms") or 0),
     )
 
 

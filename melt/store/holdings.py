@@ -90,13 +90,13 @@ class Holdings(Core):
 
 
 def _holder(raw: Document) -> Holder:
-    npub, status, transaction_type = raw.get("npub"), raw.get("status"), raw.get("transaction_type")
+    npub, status = raw.get("npub"), raw.get("status")
     return Holder(
         token_id=token_id_of(raw["_id"]),
         npub=npub if isinstance(npub, str) else None,
         status=_STATUSES.get(status) if isinstance(status, str) else None,
-        is_melted=transaction_type == TransactionType.MELTED,
-        transaction_type=transaction_type if isinstance(transaction_type, str) else "",
+        is_melted=raw.get("transaction_type") == TransactionType.MELTED,
+        is_sent=raw.get("transaction_type") == TransactionType.SENT,
     )
 
 

@@ -68,13 +68,23 @@ class Held:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loose:
-    """Raw proofs on their way into a document, with their Ys, and the raw owner that they belong to."""
+    """
+    Raw proofs on their way into a document, with their Ys, and the raw owner that they belong to.
+
+    ``is_sent``: they were handed out, and so is what they are stored in.
+    """
 
     npub: str
     wallet_id: object
     mint_url: str
     proofs: tuple[Document, ...]
     ys: tuple[Y, ...]
+    is_sent: bool = False
+
+    @property
+    def transaction_type(self) -> TransactionType:
+        """What a document that they are stored in is."""
+        return TransactionType.SENT if self.is_sent else TransactionType.CHANGE
 
 
 class Ledger:
@@ -252,10 +262,10 @@ class Ledger:
         reason: str,
         reservation: Reservation | None = None,
     ) -> tuple[TokenId, ...]:
-        """Store loose proofs, those of one wallet together, in documents of at most 1000 proofs."""
-        wallets: dict[tuple[str, str, str], list[Loose]] = {}
+        """Store loose proofs, those of one wallet and kind together, in documents of at most 1000 proofs."""
+        wallets: dict[tuple[str, str, str, bool], list[Loose]] = {}
         for part in parts:
-            wallets.setdefault((part.npub, str(part.wallet_id), part.mint_url), []).append(part)
+            wallets.setdefault((part.npub, str(part.wallet_id), part.mint_url, part.is_sent), []).append(part)
         made: list[TokenId] = []
         for group in wallets.values():
             proofs = [proof for part in group for proof in part.proofs]
@@ -272,6 +282,7 @@ class Ledger:
                     operation_id=self._operation_id,
                     now=self._now,
                     reservation=reservation,
+                    transaction_type=group[0].transaction_type,
                 )
                 chunk = tuple(ys[start : start + PROOFS_PER_DOCUMENT_MAX])
                 made.append(self._insert(document, chunk, status, reason))
@@ -394,6 +405,7 @@ def _parted(held: Held, take: frozenset[Y] | None) -> tuple[Loose, Loose | None]
             mint_url=held.token.mint_url,
             proofs=tuple(raw for raw, _ in chosen),
             ys=ys,
+            is_sent=held.token.is_sent,
         )
 
     kept = [(raw, proof) for raw, proof in pairs if take is None or proof.y in take]

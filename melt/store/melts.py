@@ -30,6 +30,7 @@ from melt.model import (
 )
 from melt.store.core import Core, bounded, in_batches, new_mark
 from melt.store.documents import raw_ids, read_token
+from melt.store.door import pass_door
 from melt.store.faults import Retry, key_of, store_method
 from melt.store.journal import MELT_FIELDS, held_ys, melt_document, melt_update, read_melt
 from melt.store.ledger import BATCH_MAX
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
     from pymongo.client_session import ClientSession
 
-    from melt.model import InputRef, Melt, TokenId
+    from melt.model import InputRef, Melt, TokenId, Warrant
     from melt.store.connect import Document
     from melt.store.ledger import Loose
 
@@ -141,7 +142,9 @@ class Melts(Core):
     # --- T1 ---
 
     @store_method
-    def reserve(self, melt: Melt, *, blanks: tuple[KeysetId, int] | None, seed_id: str) -> Melt:
+    def reserve(
+        self, melt: Melt, *, blanks: tuple[KeysetId, int] | None, seed_id: str, warrant: Warrant | None = None
+    ) -> Melt:
         """
         T1; see :meth:`melt.ports.Store.reserve`. The move, the split, the counters and the intent are one transaction.
 
@@ -155,10 +158,16 @@ class Melts(Core):
         start = replace(melt, created_at=_whole_ms(melt.created_at), updated_at=now)
         # What has no blanks is a reclaim, which a tour may have begun; its later steps are the journal's own to guard.
         run = self._run_fenced if blanks is None else self._run_alone
-        return run(lambda session: self._reserve(session, start, blanks, seed_id, mark))
+        return run(lambda session: self._reserve(session, start, blanks, seed_id, mark, warrant))
 
     def _reserve(
-        self, session: ClientSession, melt: Melt, blanks: tuple[KeysetId, int] | None, seed_id: str, mark: str
+        self,
+        session: ClientSession,
+        melt: Melt,
+        blanks: tuple[KeysetId, int] | None,
+        seed_id: str,
+        mark: str,
+        warrant: Warrant | None,
     ) -> Melt:
         stored = self._c.melts.find_one({"_id": str(melt.id)}, session=session)
         if stored is not None:
@@ -175,6 +184,7 @@ class Melts(Core):
         else:
             # It writes no document yet, but its swap at the mint comes next and must not begin while meltd observes.
             self._pass_gate(session, finishing=False)
+            self._require_warrant(session, entry, warrant)
             self._refuse_shared(session, entry)
         if not entry.source_token_ids:
             entry = replace(entry, source_token_ids=tuple(dict.fromkeys(ref.token_id for ref in entry.inputs)))
@@ -197,6 +207,9 @@ class Melts(Core):
             check_owner(melt, held.token.npub, held.token.mint_url, held.token.id)
             if held.token.status is not TokenStatus.UNSPENT or held.token.reservation is not None:
                 msg = f"token {held.token.id} is {held.token.status} and can't be reserved"
+                raise LostRace(msg)
+            if held.token.is_sent:
+                msg = f"token {held.token.id} was handed out: its proofs are their recipient's"
                 raise LostRace(msg)
             check_amounts(melt.inputs, {proof.y: proof.amount for proof in held.token.proofs}, held.token.id)
             rest = ledger.move(
@@ -237,12 +250,25 @@ class Melts(Core):
                 msg = f"open melt {other['_id']} holds one of the proofs"
                 raise LostRace(msg)
 
+    def _require_warrant(self, session: ClientSession, melt: Melt, warrant: Warrant | None) -> None:
+        """A reclaim swaps proofs of a document that it doesn't reserve: it passes the door like any correction (I13)."""
+        if warrant is None:
+            msg = f"reclaim {melt.id} comes without a warrant"
+            raise InvariantBroken(msg)
+        for raw in self._c.tokens.find({"_id": {"$in": list(raw_ids(warrant.token_id))}}, session=session):
+            token = read_token(raw)
+            if isinstance(token, Token) and {ref.token_id for ref in melt.inputs} == {token.id}:
+                pass_door(self._c, session, warrant, token, self._settle)
+                return
+        msg = f"token {warrant.token_id} is gone, can't be read, or is not what reclaim {melt.id} is about"
+        raise LostRace(msg)
+
     def _refuse_shared(self, session: ClientSession, melt: Melt) -> None:
         """
         LostRace where another document holds one of the proofs too: a reclaim would take it from there.
 
-        Old code has copied proofs, into ``sent`` documents for one. A user's own ``melted`` copy counts for nothing and
-        holds nothing up. A unique index says nothing here: it covers counted documents alone.
+        A service that keeps proofs unchanged stores them anew beside their spent source, and old code has copied them, into
+        ``sent`` documents for one. A user's own ``melted`` copy counts for nothing and holds nothing up.
         """
         wanted = ys_by_token(melt.inputs)
         ids = [raw_id for token_id in wanted for raw_id in raw_ids(token_id)]

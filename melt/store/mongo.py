@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import TYPE_CHECKING
 
 import structlog
 
 from melt.model.mode import Mode, ModeChoice, more_careful
+from melt.settling import SettlePolicy, Stopwatch
 from melt.store.cases import Cases
 from melt.store.connect import Collections, check_server, connect, database_of, open_database
 from melt.store.faults import store_method
@@ -23,6 +25,7 @@ from melt.store.schema import UniqueProofs, ensure_own_schema, ensure_wallet_col
 from melt.store.sentinels import SpentEvidence
 from melt.store.sessions import SessionBook
 from melt.store.settlement import Settlement
+from melt.store.settling import Settling
 from melt.store.summaries import Summaries
 from melt.store.tokens import TokenReads
 from melt.store.transactions import Transactions
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
         ModeStore,
         PlanStore,
         RestoreStore,
+        SettleStore,
         SpentRecords,
         Store,
         SummaryStore,
@@ -59,6 +63,7 @@ class MongoStore(
     Restores,
     Settlement,
     Findings,
+    Settling,
     Records,
     Repairs,
     Summaries,
@@ -83,6 +88,8 @@ class MongoStore(
         tokens_collection, wallets_collection: the wallet service's names.
         sessions_file: where the ids of this instance's sessions are kept, so that its next life can end transactions
             that were open when it was killed; None: the server ends them, after a minute.
+        holder: this instance, whose looks at a record count its time. settle: how long a document stands still before a
+            rule writes it; the default is for a database that nobody else spends from.
 
     Methods block and are safe to call from several threads; run them through :class:`melt.store.Threads`. Nothing is
     contacted before the first call; call :meth:`ensure_schema` once, before any traffic.
@@ -102,8 +109,12 @@ class MongoStore(
         server_selection_s: float = 5.0,
         socket_timeout_s: float = 30.0,
         sessions_file: Path | None = None,
+        holder: str = "",
+        settle: SettlePolicy | None = None,
     ) -> None:
         self.telemetry = telemetry
+        self._settle = settle or SettlePolicy()
+        self._stopwatch = Stopwatch(holder, secrets.token_hex(8), clock.monotonic, self._settle.step_max_ms)
         self.unique_proofs_indexed = False
         self.setting_mode: Mode | None = None
         self._clock = clock
@@ -153,6 +164,10 @@ class MongoStore(
 
 def _chooses_what_to_watch(store: MongoStore) -> WatchStore:
     """Likewise."""
+    return store
+
+
+def _looks_at_what_settles(store: MongoStore) -> SettleStore:
     return store
 
 

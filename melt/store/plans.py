@@ -192,6 +192,7 @@ def read_plan(raw: Document) -> Plan:
         done=int(raw.get("done") or 0),
         left=int(raw.get("left") or 0),
         why_left={str(why): int(count) for why, count in (raw.get("why_left") or {}).items()},
+        at_once=bool(raw.get("at_once")),
     )
 
 

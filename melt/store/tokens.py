@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from melt.model import Balance, MalformedToken, Token, TokenStatus, TransactionType, normalise_mint_url
+from melt.model import LIVE_STATUSES, Balance, MalformedToken, Token, TokenStatus, TransactionType, normalise_mint_url
 from melt.store.core import Core, in_batches
 from melt.store.documents import amount_of, raw_ids, read_token, token_id_of
 from melt.store.faults import store_method
@@ -23,8 +23,11 @@ if TYPE_CHECKING:
     from melt.store.connect import Document
 
 UNIT_DEFAULT = "sat"
-_COUNTED_FIRST = ("pending", "unspent", "spent", "failed")
+SENT_LINE = "sent"
+"""The line of a balance for what was handed out and still counts as unspent or pending in the wallet's own sums."""
+_COUNTED_FIRST = ("pending", "unspent", SENT_LINE, "spent", "failed")
 """Where one proof has several statuses, the first of these counts: what is history never hides what is money."""
+_STATUSES = frozenset(status.value for status in TokenStatus)
 
 
 @dataclass(slots=True)
@@ -98,7 +101,8 @@ class TokenReads(Core):
 
         Each proof counts once. A copy in a ``spent`` or ``failed`` document is history beside a live one, and a pending
         one comes before an unspent one, so that duplicates don't inflate what can be spent; ``melted`` documents don't
-        count. Junk is passed over.
+        count. What was handed out and is not marked spent has a line of its own, ``sent``: it is its recipient's. Junk is
+        passed over.
         """
         units = self._wallet_units(npub)
         shape = {"status": 1, "mint_url": 1, "wallet_id": 1, "transaction_type": 1}
@@ -193,10 +197,12 @@ class _Slim:
 
 def _slim(raw: Document) -> _Slim | None:
     status, mint_url = raw.get("status"), raw.get("mint_url")
-    if status not in _COUNTED_FIRST or not isinstance(mint_url, str):
+    if status not in _STATUSES or not isinstance(mint_url, str):
         return None
     if raw.get("transaction_type") == TransactionType.MELTED:
         return None
+    if raw.get("transaction_type") == TransactionType.SENT and status in LIVE_STATUSES:
+        status = SENT_LINE
     held: Any = raw.get("proofs")
     proofs: list[tuple[bytes, int, bool]] = []
     for proof in held if isinstance(held, list) else ():

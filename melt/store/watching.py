@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 DOCUMENTS_MAX = LIMIT_MAX
 QUERY_MS_MAX = 20_000
 _BATCH = 50
+_NOT_THE_OWNERS = frozenset({TransactionType.MELTED.value, TransactionType.SENT.value})
 
 
 class Watching(Core):
@@ -53,5 +54,5 @@ class Watching(Core):
         with cursor:
             for raw in cursor:
                 token = read_token(raw)
-                if isinstance(token, Token) and token.proofs and token.transaction_type != TransactionType.MELTED:
+                if isinstance(token, Token) and token.proofs and token.transaction_type not in _NOT_THE_OWNERS:
                     yield WatchedDocument(token_id=token.id, ys=tuple(proof.y for proof in token.proofs))

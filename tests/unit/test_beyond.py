@@ -12,15 +12,14 @@ import pytest
 from cashu.core.crypto.b_dhke import step2_bob
 from cashu.core.crypto.secp import PrivateKey, PublicKey
 
-from melt.beyond import Beyond, BeyondPolicy, Looked, malformed_findings
-from melt.beyond.duplicates import counted_elsewhere, duplicate_verdict, elsewhere
+from melt.beyond import Beyond, BeyondPolicy, malformed_findings
+from melt.beyond.duplicates import duplicate_verdict, elsewhere
 from melt.beyond.expiry import expiring, severity_of
 from melt.beyond.signatures import Flaw, is_due, verify
-from melt.corrections import Judged, mint_said
+from melt.corrections import mint_said
 from melt.ecash import blind, unblind, y_of
 from melt.errors import MintUnreachable, Severity
 from melt.model import (
-    Action,
     Dleq,
     DriftType,
     Holder,
@@ -32,7 +31,6 @@ from melt.model import (
     Proof,
     TokenId,
     TokenStatus,
-    Verdict,
 )
 from tests.support.engine import KEYSET, NOW, token, y
 
@@ -46,7 +44,9 @@ ALIAS = MintAlias("main")
 
 
 def holder(name: str, status: TokenStatus | None, npub: str | None = "somebody", *, type_: str = "received") -> Holder:
-    return Holder(token_id=TokenId(name), npub=npub, status=status, is_melted=type_ == "melted", transaction_type=type_)
+    return Holder(
+        token_id=TokenId(name), npub=npub, status=status, is_melted=type_ == "melted", is_sent=type_ == "sent"
+    )
 
 
 def here(status: TokenStatus, owner: str | None = None) -> Holder:
@@ -99,38 +99,6 @@ def test_the_evidence_names_five_others_and_counts_all() -> None:
     assert evidence["other_token_ids"] == "t0, t1, t2, t3, t4"
     assert evidence["other_npubs"] == 3, "other users, not the document's own"
     assert evidence["other_statuses"] == "7 pending, 1 unspent"
-
-
-@pytest.mark.parametrize("status", [TokenStatus.SPENT, TokenStatus.FAILED])
-@pytest.mark.parametrize("other_type", ["change", "sent", "melted"])
-@pytest.mark.parametrize("other", [*TokenStatus, None])
-def test_what_another_document_counts_is_no_drift_of_a_final_one(
-    status: TokenStatus, other: TokenStatus | None, other_type: str
-) -> None:
-    """The mint honours a kept proof for the document that counts it; nothing of it is taken back from the source."""
-    document = token(status, 4, 8)
-    holders = {y(1): (here(status), holder("kept", other, document.npub, type_=other_type))}
-    live = other in LIVE and other_type == "change"
-    assert counted_elsewhere(document, holders) == ({y(1)} if live else set())
-    judged = Judged(
-        token=document,
-        verdict=Verdict(
-            type=DriftType.DB_SPENT_MINT_UNSPENT,
-            severity=Severity.MEDIUM,
-            action=Action.RECLAIM,
-            ys=(y(0), y(1)),
-            value=12,
-            reason="recorded as spent",
-        ),
-        mint=ALIAS,
-        unit="sat",
-    )
-    (weighed,) = Looked(holders=holders).weighed([judged])
-    assert (weighed.verdict.ys, weighed.verdict.value) == (((y(0),), 4) if live else ((y(0), y(1)), 12))
-    both = {y(0): (holder("kept", other, type_=other_type),)} | holders
-    assert len(Looked(holders=both).weighed([judged])) == (0 if live else 1)
-    (blind,) = Looked(holders=None).weighed([judged])
-    assert blind.verdict.action is Action.WATCH, "where nobody can tell, nothing is taken back"
 
 
 def test_a_proof_that_only_the_document_itself_holds_is_no_duplicate() -> None:
