@@ -23,6 +23,7 @@ from starlette.exceptions import HTTPException
 
 from daemon.api import answers, bodies, problems
 from daemon.api.evidence import EvidenceAnswer
+from daemon.api.mode import add_mode
 from daemon.api.openapi import describe
 from daemon.api.peers import AllowList, actor_of, peer_in
 from daemon.api.plans import add_cases, add_plans
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from daemon.ports import (
         Casebook,
         MeltService,
+        ModeService,
         Operations,
         PlanDesk,
         RepairService,
@@ -92,6 +94,7 @@ def build_api(
     repairs: RepairService,
     plans: PlanDesk,
     cases: Casebook,
+    modes: ModeService,
     restores: RestoreOperations | None = None,
 ) -> ASGIApp:
     """The whole application, with the gate in front."""
@@ -107,6 +110,7 @@ def build_api(
     add_summaries(app, summaries)
     add_restore(app, restores, limit=limit, refuse=refuse, actor=_actor)
     add_repairs(app, repairs, actor_of=_actor, body_bytes_max=limit, refuse=refuse)
+    add_mode(app, modes, actor_of=_actor, body_bytes_max=limit, refuse=refuse)
     add_plans(app, plans, body_bytes_max=limit, refuse_when_draining=refuse)
     add_cases(app, cases, body_bytes_max=limit, now=options.now)
     _add_handlers(app)

@@ -121,13 +121,17 @@ class Daemon:
         ground, delay = self.ground, STORE_RETRY_S_FIRST
         while True:
             try:
-                await ground.threads(partial(ground.store.ensure_schema, self.settings.mongo.unique_proofs))
+                choice = await ground.threads(
+                    partial(ground.store.ensure_schema, self.settings.mongo.unique_proofs, self.settings.mode_setting)
+                )
             except StoreUnavailable as error:
                 ground.metrics.set_store_up(False)
                 _log.warning("the database does not answer yet", detail=error.detail, retry_in_s=delay)
                 await asyncio.sleep(delay)
                 delay = min(STORE_RETRY_S_MAX, delay * 2)
             else:
+                ground.mode.take(choice)
+                ground.metrics.set_indexes(ground.store.indexes)
                 return
 
     def _show_sweeps(self) -> None:
@@ -162,6 +166,7 @@ class Daemon:
             lanes=looking.lanes,
             warm=looking.warm,
             pauses=ground.pauses,
+            mode=ground.mode,
             clock=ground.clock,
             process=Process(
                 version=self.version,
@@ -206,6 +211,7 @@ class Daemon:
             repairs=looking.repairs,
             plans=looking.planner,
             cases=looking.cases,
+            modes=looking.survey,
         )
         self._api = UnixServer(
             app, bound, connections_max=socket.max_connections, request_timeout_s=socket.idle_timeout_s

@@ -23,6 +23,7 @@ from daemon.ports.core import (
     TokenMention,
 )
 from daemon.ports.leases import LeaseStatus
+from daemon.ports.mode import ModeReport, ModeService, SurveyReport
 from daemon.ports.pace import Lane, PaceStatus
 from daemon.ports.plans import Casebook, PlanDesk
 from daemon.ports.repairs import Adoption, RepairProgress, RepairReport, RepairService
@@ -41,6 +42,8 @@ __all__ = [
     "MeltService",
     "MetricsPage",
     "MintStatus",
+    "ModeReport",
+    "ModeService",
     "Operations",
     "PaceStatus",
     "PlanDesk",
@@ -53,5 +56,6 @@ __all__ = [
     "RestoreOperations",
     "StatusReport",
     "SummaryReads",
+    "SurveyReport",
     "TokenMention",
 ]

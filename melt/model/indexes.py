@@ -60,6 +60,10 @@ class IndexReport:
     dropped: tuple[str, ...] = ()
     unique_proofs: bool = False
 
+    def lacks(self, *keys: str) -> bool:
+        """Whether the index with these keys has not been made. One that a server refuses is not waited for."""
+        return any(one.keys == keys and one.state is IndexState.MISSING for one in self.standings)
+
     def serves(self, *keys: str) -> bool:
         """Whether an index serves look-ups by these keys."""
         return any(

@@ -71,7 +71,7 @@ class DocumentSecrets:
     What the search for duplicates needs of a document: digests of its distinct secrets, 16 bytes each, and the amount
     of each (0 where it can't be read).
 
-    ``status`` and ``transaction_type`` are "" where they are no text.
+    Texts are "" where they are none. ``value`` is what all of its readable proofs add up to.
     """
 
     id: TokenId
@@ -80,6 +80,11 @@ class DocumentSecrets:
     proofs: int
     status: str
     transaction_type: str
+    npub: str = ""
+    wallet_id: str = ""
+    value: int = 0
+    created_at: datetime | None = None
+    spent_at: datetime | None = None
 
     @property
     def is_history(self) -> bool:

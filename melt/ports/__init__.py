@@ -20,6 +20,7 @@ from melt.ports.sentinels import SpentRecords
 from melt.ports.settling import SettleStore
 from melt.ports.store import Store, Tour
 from melt.ports.summaries import HoldingsWalk, SummaryStore
+from melt.ports.survey import SurveyStore
 from melt.ports.telling import EventNotices, EventSpool, Telemetry
 from melt.ports.warm import LargeTokens
 
@@ -50,6 +51,7 @@ __all__ = [
     "Store",
     "StoreThreads",
     "SummaryStore",
+    "SurveyStore",
     "Telemetry",
     "Tour",
     "WatchStore",

@@ -23,6 +23,11 @@ class Holdings(Protocol):
         """Whether an index serves look-ups by secret: without one :meth:`holders` would read the whole collection."""
         ...
 
+    @property
+    def reads_once(self) -> bool:
+        """Whether meltd's indexes are missing, so that a tour reads in ``_id`` order and asks for nothing besides."""
+        ...
+
     def holders(self, proofs: Sequence[Proof]) -> Mapping[Y, tuple[Holder, ...]]:
         """
         Those of ``proofs`` that lie in two documents or more, of any user, mint and status, as of one moment.

@@ -18,7 +18,7 @@ from melt.reconcile.acting import Acting
 from melt.reconcile.judging import Judging
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from melt.beyond import Beyond
     from melt.caps import Caps
@@ -51,6 +51,7 @@ class Reconciler:
         caps: Caps,
         holder: str,
         beyond: Beyond | None = None,
+        observing: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._beyond = beyond
         self._store = store
@@ -81,6 +82,7 @@ class Reconciler:
             policy=policy,
             caps=caps,
             holder=holder,
+            observing=observing,
         )
 
     async def page(

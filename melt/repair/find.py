@@ -10,9 +10,11 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from melt.duplicates import Holders, Suspects, slices_for, table_bits
-from melt.model import TransactionType, is_counted, is_history, is_live
+from melt.model import TokenStatus, TransactionType, is_counted, is_history, is_live
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from melt.model import TokenId
     from melt.model.repair import DocumentSecrets
     from melt.ports import RepairStore, StoreThreads
@@ -34,6 +36,8 @@ class Kind:
 
     status: str
     transaction_type: str
+    created_at: datetime | None = None
+    spent_at: datetime | None = None
 
 
 @dataclass(slots=True)
@@ -54,14 +58,31 @@ class Found:
     melted_documents: int = 0
     complete: bool = True
 
+    @property
+    def counted_twice(self) -> int:
+        """How many of the secrets are a double count."""
+        return sum(counts_twice([self.kinds[token_id] for token_id in ids]) for ids in self.groups.values())
 
-async def find(store: RepairStore, threads: StoreThreads, progress: Progress, *, history: bool = False) -> Found:
+
+def _pass_over(_: DocumentSecrets) -> None:
+    """Nobody wants to see the documents."""
+
+
+async def find(
+    store: RepairStore,
+    threads: StoreThreads,
+    progress: Progress,
+    *,
+    history: bool = False,
+    see: Callable[[DocumentSecrets], None] = _pass_over,
+) -> Found:
     """
     Every secret that counts more than once, and the ``melted`` documents that count. Raises StoreError.
 
     A copy in a ``spent`` or ``failed`` document is history and looked at only beside a ``melted`` one; with ``history``
-    every secret that several documents hold is found, whatever they are.
+    every secret that several documents hold is found, whatever they are. ``see`` is shown each document once.
     """
+    seen_all = False
     expected = await threads(store.documents_estimated) * PROOFS_PER_DOCUMENT
     parts = slices_for(expected)
     while True:
@@ -69,7 +90,18 @@ async def find(store: RepairStore, threads: StoreThreads, progress: Progress, *,
         fits = True
         for part in range(parts):
             suspects = Suspects(table_bits(expected // parts), part=part, parts=parts)
-            await _first_pass(store, threads, found, suspects, progress, part=part, parts=parts, history=history)
+            await _first_pass(
+                store,
+                threads,
+                found,
+                suspects,
+                progress,
+                part=part,
+                parts=parts,
+                history=history,
+                see=_pass_over if seen_all else see,
+            )
+            seen_all = True
             if suspects.is_full and parts < SLICES_MAX:
                 fits = False
                 break
@@ -91,11 +123,13 @@ async def _first_pass(
     part: int,
     parts: int,
     history: bool,
+    see: Callable[[DocumentSecrets], None],
 ) -> None:
     done = 0
     async with aclosing(_pages(store, threads)) as pages:
         async for page in pages:
             for item in page:
+                see(item)
                 if history or not item.is_history:
                     suspects.note(item.digests, suspect=item.melted_counts)
                 if part == 0:
@@ -124,7 +158,12 @@ async def _second_pass(
             async for page in pages:
                 for item in page:
                     if holders.note(item.id, item.digests):
-                        kinds[item.id] = Kind(status=item.status, transaction_type=item.transaction_type)
+                        kinds[item.id] = Kind(
+                            status=item.status,
+                            transaction_type=item.transaction_type,
+                            created_at=item.created_at,
+                            spent_at=item.spent_at,
+                        )
                         values |= zip(item.digests, item.amounts, strict=True)
                 done += len(page)
                 progress(f"looking for duplicates, {part + 1} of {parts}", done, found.documents)
@@ -150,6 +189,25 @@ def counts_twice(kinds: Sequence[Kind]) -> bool:
         return len(kinds) > 1
     present = [kind for kind in kinds if not is_history(kind.status)]
     return len(present) > 1 and any(is_counted(kind.status, kind.transaction_type) for kind in present)
+
+
+def keeps_before_source(found: Found) -> int:
+    """Proofs that were stored anew before their source was spent: a unique index would have refused that."""
+    return sum(_was_early([found.kinds[token_id] for token_id in ids]) for ids in found.groups.values())
+
+
+def _was_early(kinds: Sequence[Kind]) -> bool:
+    sources = [kind for kind in kinds if kind.status == TokenStatus.SPENT and kind.spent_at is not None]
+    return any(
+        kept.transaction_type == TransactionType.CHANGE
+        and kept.created_at is not None
+        and source is not kept
+        and source.created_at is not None
+        and source.spent_at is not None
+        and source.created_at <= kept.created_at < source.spent_at
+        for source in sources
+        for kept in kinds
+    )
 
 
 def _count(found: Found, item: DocumentSecrets) -> None:

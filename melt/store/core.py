@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from melt.ports import Clock, Telemetry
     from melt.settling import SettlePolicy, Stopwatch
     from melt.store.connect import Collections
+    from melt.store.indexes import WalletIndexes
     from melt.store.transactions import Transactions
 
 T = TypeVar("T")
@@ -44,11 +45,21 @@ class Core:
     unique_proofs_indexed: bool
     setting_mode: Mode | None
     """What this process was told; the more careful of it and of the database's choice holds."""
+    _indexes: WalletIndexes
     _c: Collections
     _clock: Clock
     _transactions: Transactions
     _settle: SettlePolicy
     _stopwatch: Stopwatch
+
+    @property
+    def reads_once(self) -> bool:
+        """
+        Whether meltd reads the token collection in ``_id`` order and in no other way, because its indexes are not there.
+
+        Then whatever else a tour would ask reads the whole collection a second time, and is left out (ADR 25).
+        """
+        return self._indexes.report.lacks("status", "_id")
 
     def _run(self, work: Callable[[ClientSession], T]) -> T:
         return self._transactions.run(work)

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from melt.model import Proof, Y
     from melt.ports import Tour
     from melt.store.connect import Document
-    from melt.store.indexes import WalletIndexes
 
 SECRETS_PER_LOOK: Final = 100
 """Longer lists cost more per secret on some servers."""
@@ -31,8 +30,6 @@ _STATUSES: Final = {status.value: status for status in TokenStatus}
 
 class Holdings(Core):
     """Implements :class:`melt.ports.Holdings`."""
-
-    _indexes: WalletIndexes
 
     @property
     def secrets_indexed(self) -> bool:

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
 
     from melt.store.connect import Document
-    from melt.store.indexes import WalletIndexes
 
 _log = structlog.get_logger("melt.store")
 
@@ -43,8 +42,6 @@ _FINISHES: Final = (Mode.CORRECT.value, Mode.ENDING.value)
 
 class Modes(Core):
     """Implements :class:`melt.ports.ModeStore`."""
-
-    _indexes: WalletIndexes
 
     # --- the gate ---
 

@@ -27,6 +27,7 @@ from melt.store.sessions import SessionBook
 from melt.store.settlement import Settlement
 from melt.store.settling import Settling
 from melt.store.summaries import Summaries
+from melt.store.survey import SurveyReads
 from melt.store.tokens import TokenReads
 from melt.store.transactions import Transactions
 from melt.store.warm import WarmReads
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
         SpentRecords,
         Store,
         SummaryStore,
+        SurveyStore,
         Telemetry,
         WatchStore,
     )
@@ -74,6 +76,7 @@ class MongoStore(
     SpentEvidence,
     LeaseStore,
     Modes,
+    SurveyReads,
 ):
     """
     Implements :class:`melt.ports.Store` with the synchronous driver: one code for SecantusDB and real MongoDB.
@@ -128,6 +131,7 @@ class MongoStore(
         self._database = open_database(self._client, database or database_of(uri))
         self._c = Collections.of(self._database, tokens=tokens_collection, wallets=wallets_collection)
         self._indexes = WalletIndexes(self._c)
+        self._urls_met: set[str] = set()
         self._sessions = SessionBook(sessions_file)
         self._transactions = Transactions(self._client, deadline_s=transaction_deadline_s, sessions=self._sessions)
 
@@ -202,6 +206,10 @@ def _tells_holdings(store: MongoStore) -> HoldingsPort:
 
 
 def _knows_what_was_spent(store: MongoStore) -> SpentRecords:
+    return store
+
+
+def _can_be_surveyed(store: MongoStore) -> SurveyStore:
     return store
 
 

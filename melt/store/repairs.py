@@ -21,7 +21,16 @@ from melt.model import (
 )
 from melt.model.repair import DocumentSecrets, UniqueProofsWish, repaired_reason
 from melt.store.core import Core, in_batches
-from melt.store.documents import amount_of, amounts_of, raw_ids, read_token, token_id_of, whole_number
+from melt.store.documents import (
+    amount_of,
+    amounts_of,
+    created_at_of,
+    moment_of,
+    raw_ids,
+    read_token,
+    token_id_of,
+    whole_number,
+)
 from melt.store.faults import AlreadyDone, Retry, store_method
 from melt.store.findings import close_update
 from melt.store.journal import encode, read_actor, record_time
@@ -45,6 +54,18 @@ if TYPE_CHECKING:
 REMOVED_FIELD = "meltd_removed_proofs"
 """Where a document keeps what a repair took out of it: nothing is ever deleted."""
 _CURSOR_BATCH = 500
+_SHAPE = (
+    "proofs.secret",
+    "proofs.amount",
+    "status",
+    "transaction_type",
+    "npub",
+    "wallet_id",
+    "createdAt",
+    "created_at",
+    "spent_at",
+)
+"""What a search for duplicates and a survey read of a document: of its proofs no signature."""
 _ENDED_MELT = sorted(state.value for state in TERMINAL)
 _CLOSABLE = sorted([*(state.value for state in OPEN_DISCREPANCY), DiscrepancyState.ACKNOWLEDGED.value])
 _LIVE = sorted(status.value for status in LIVE_STATUSES)
@@ -297,7 +318,7 @@ class MongoSecretTour:
         self._cursor.close()
 
     def _open_behind(self, position: object) -> Cursor[Document]:
-        shape = {"proofs.secret": 1, "proofs.amount": 1, "status": 1, "transaction_type": 1}
+        shape = dict.fromkeys(_SHAPE, 1)
         return self._tokens.find(chosen_behind({}, position), shape).sort("_id", 1).batch_size(_CURSOR_BATCH)
 
 
@@ -309,15 +330,23 @@ def _secrets_of(raw: Document) -> DocumentSecrets:
         secret = proof.get("secret")
         if isinstance(secret, str) and secret:
             amounts.setdefault(digest_of(secret), max(0, amount_of(proof.get("amount")) or 0))
-    status, transaction_type = raw.get("status"), raw.get("transaction_type")
     return DocumentSecrets(
         id=token_id_of(raw["_id"]),
         digests=tuple(amounts),
         amounts=tuple(amounts.values()),
         proofs=len(held) if isinstance(held, list) else 0,
-        status=status if isinstance(status, str) else "",
-        transaction_type=transaction_type if isinstance(transaction_type, str) else "",
+        status=_text(raw.get("status")),
+        transaction_type=_text(raw.get("transaction_type")),
+        npub=_text(raw.get("npub")),
+        wallet_id="" if raw.get("wallet_id") is None else str(raw["wallet_id"])[:80],
+        value=sum(amounts.values()),
+        created_at=created_at_of(raw),
+        spent_at=moment_of(raw.get("spent_at")),
     )
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def _keeps_the_contract(store: Repairs) -> RepairStore:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from melt.model import LIVE_STATUSES, Balance, MalformedToken, Token, TokenStatus, TransactionType, normalise_mint_url
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from melt.store.connect import Document
 
 UNIT_DEFAULT = "sat"
+URLS_MET_MAX = 1000
 SENT_LINE = "sent"
 """The line of a balance for what was handed out and still counts as unspent or pending in the wallet's own sums."""
 _COUNTED_FIRST = ("pending", "unspent", SENT_LINE, "spent", "failed")
@@ -41,6 +43,8 @@ class _Sum:
 class TokenReads(Core):
     """The token part of :class:`melt.ports.Store` that writes nothing."""
 
+    _urls_met: set[str]
+
     @store_method
     def npub_known(self, npub: str) -> bool:
         """Whether the user has a wallet or a token."""
@@ -51,7 +55,13 @@ class TokenReads(Core):
 
     @store_method
     def mint_urls(self) -> tuple[str, ...]:
-        """See :meth:`melt.ports.Store.mint_urls`. Reads an index or the whole collection: not for hot paths."""
+        """
+        See :meth:`melt.ports.Store.mint_urls`. Reads the whole collection: not for hot paths.
+
+        Where the collection is read once alone, these are the URLs that tours have met.
+        """
+        if self.reads_once:
+            return tuple(sorted(self._urls_met))
         return tuple(sorted(url for url in self._c.tokens.distinct("mint_url") if isinstance(url, str)))
 
     @store_method
@@ -142,7 +152,9 @@ class TokenReads(Core):
 
     @store_method
     def count_tokens(self, statuses: Sequence[TokenStatus], mint_urls: Sequence[str]) -> int:
-        """How many documents a tour would pass."""
+        """How many documents a tour would pass; about how many there are, where counting them would read them all."""
+        if self.reads_once:
+            return self._c.tokens.estimated_document_count()
         return self._c.tokens.count_documents(_tour_filter(statuses, mint_urls))
 
     def tour(
@@ -153,11 +165,31 @@ class TokenReads(Core):
         *,
         npub: str | None = None,
     ) -> Tour:
-        """See :class:`melt.store.tour.MongoTour`. Asks nothing before its first page."""
+        """
+        See :class:`melt.store.tour.MongoTour`. Asks nothing before its first page.
+
+        Without meltd's indexes it goes by ``_id`` and picks its documents itself: a server that were asked for them might
+        sort the whole collection first.
+        """
+        if self.reads_once and npub is None:
+            wanted = {normalise_mint_url(url) for url in mint_urls}
+            found = frozenset(str(status) for status in statuses)
+            return MongoTour(
+                self._c.tokens, {}, after, self.telemetry, picks=partial(self._picks, statuses=found, urls=wanted)
+            )
         chosen = _tour_filter(statuses, mint_urls)
         if npub is not None:
             chosen["npub"] = npub
         return MongoTour(self._c.tokens, chosen, after, self.telemetry)
+
+    def _picks(self, raw: Document, *, statuses: frozenset[str], urls: set[str]) -> bool:
+        """Whether a tour that passes every document is about this one; its URL is remembered."""
+        url = raw.get("mint_url")
+        if not isinstance(url, str):
+            return False
+        if len(self._urls_met) < URLS_MET_MAX:
+            self._urls_met.add(url)
+        return raw.get("status") in statuses and normalise_mint_url(url) in urls
 
     def _wallet_units(self, npub: str) -> dict[str, str]:
         """Wallet id to unit, for the wallets of one user."""

@@ -215,6 +215,7 @@ class Unindexed:
     """A store in which every proof lies once, though no index says so."""
 
     secrets_indexed = True
+    reads_once = False
 
     def holders(self, proofs: Sequence[Proof]) -> Mapping[Y, tuple[Holder, ...]]:
         return {}
