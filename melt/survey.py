@@ -14,10 +14,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
+from melt.duplicates import digest_of
 from melt.errors import InvariantBroken, MintError
 from melt.model import (
     DiscrepancyState,
     DriftType,
+    Holder,
     TokenStatus,
     TransactionType,
     is_counted,
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from melt.caps import CapPolicy
     from melt.corrections import Judged
     from melt.errors import Severity
-    from melt.model import Action, Actor, Discrepancy, Finding, MalformedToken, MintAlias, Token
+    from melt.model import Action, Actor, Discrepancy, Finding, MalformedToken, MintAlias, Proof, Token, TokenId, Y
     from melt.model.indexes import IndexReport
     from melt.model.repair import DocumentSecrets
     from melt.ports import Holdings, Mint, RepairStore, Store, StoreThreads, SurveyStore, Tour
@@ -49,6 +51,7 @@ PAGE_DOCUMENTS: Final = 125
 EMBEDDED_S_PER_KEY: Final = 0.0007
 SERVER_S_PER_KEY: Final = 0.00002
 """About how long a key of an index takes to make: measured on an embedded store; a replica set makes some 50,000 a second."""
+_STATUSES: Final = frozenset(status.value for status in TokenStatus)
 _SOMEBODY: Final = frozenset(
     {DriftType.DB_UNSPENT_MINT_SPENT, DriftType.DB_UNSPENT_MINT_PENDING, DriftType.DB_PENDING_MINT_SPENT}
 )
@@ -96,6 +99,36 @@ class _Seen:
         if item.status == TokenStatus.UNSPENT and item.transaction_type == TransactionType.SENT:
             self.sent[unit] += item.value
             self.sent_documents += 1
+
+
+class _Known:
+    """Implements :class:`melt.ports.Holdings` by what the search has found, so that no document is looked up once more."""
+
+    secrets_indexed = True
+    reads_once = False
+
+    def __init__(self, found: Found) -> None:
+        self._found = found
+
+    def holders(self, proofs: Sequence[Proof]) -> Mapping[Y, tuple[Holder, ...]]:
+        """See :meth:`melt.ports.Holdings.holders`; as of the search."""
+        groups, kinds = self._found.groups, self._found.kinds
+        found = ((proof.y, groups.get(digest_of(proof.secret))) for proof in proofs)
+        return {y: tuple(_holder(token_id, kinds[token_id]) for token_id in ids) for y, ids in found if ids is not None}
+
+    def strays(self, mint_urls: Sequence[str], *, homeless: bool) -> Tour:
+        """Nobody asks it: the database tells."""
+        raise NotImplementedError
+
+
+def _holder(token_id: TokenId, kind: Kind) -> Holder:
+    return Holder(
+        token_id=token_id,
+        npub=kind.npub or None,
+        status=TokenStatus(kind.status) if kind.status in _STATUSES else None,
+        is_melted=kind.transaction_type == TransactionType.MELTED,
+        is_sent=kind.transaction_type == TransactionType.SENT,
+    )
 
 
 @dataclass(slots=True)
@@ -164,7 +197,7 @@ class Surveyor:
         """
         seen = _Seen(units=await self._threads(self._surveys.other_units))
         found = await find(self._repairs, self._threads, progress, history=True, see=seen.see)
-        dry = await self._dry_run(actor, seen.documents, progress)
+        dry = await self._dry_run(actor, _Known(found), seen.documents, progress)
         records = await self._threads(self._surveys.records_by_state)
         indexes = await self._threads(partial(self._surveys.look_after_indexes, make=False))
         return Survey(
@@ -194,7 +227,7 @@ class Surveyor:
 
     # --- the dry run ---
 
-    async def _dry_run(self, actor: Actor, documents: int, progress: Progress) -> _Dry:
+    async def _dry_run(self, actor: Actor, known: _Known, documents: int, progress: Progress) -> _Dry:
         dry = _Dry()
         urls = sort_urls(await self._threads(self._store.mint_urls), self._mints).by_alias
         for alias, mint in self._mints.items():
@@ -204,16 +237,18 @@ class Surveyor:
                 tours = [self._store.tour(tuple(TokenStatus), urls[alias] or (mint.url,), None)]
                 tours.append(self._holdings.strays(urls[alias] or (mint.url,), homeless=alias == min(self._mints)))
                 for tour in tours:
-                    await self._walk(mint, tour, dry, actor, documents, progress)
+                    await self._walk(mint, tour, dry, actor, known, documents, progress)
             except (MintError, InvariantBroken) as error:
                 dry.errors.append(f"{alias}: {error.code}: {error.detail}")
         return dry
 
-    async def _walk(self, mint: Mint, tour: Tour, dry: _Dry, actor: Actor, documents: int, progress: Progress) -> None:
+    async def _walk(
+        self, mint: Mint, tour: Tour, dry: _Dry, actor: Actor, known: _Known, documents: int, progress: Progress
+    ) -> None:
         try:
             while page := await self._threads(partial(tour.next_page, PAGE_DOCUMENTS)):
                 outcome = Outcome(suspects=[])
-                await self._in_turn(mint.alias, _page(self._reconciler, mint, page, outcome, actor), outcome)
+                await self._in_turn(mint.alias, _page(self._reconciler, mint, page, outcome, actor, known), outcome)
                 dry.take(outcome)
                 progress(f"comparing with {mint.alias}", dry.documents, documents)
         finally:
@@ -263,10 +298,15 @@ class Surveyor:
 
 
 def _page(
-    reconciler: Reconciler, mint: Mint, page: Sequence[Token | MalformedToken], outcome: Outcome, actor: Actor
+    reconciler: Reconciler,
+    mint: Mint,
+    page: Sequence[Token | MalformedToken],
+    outcome: Outcome,
+    actor: Actor,
+    known: _Known,
 ) -> Work:
     async def work() -> None:
-        await reconciler.page(mint, page, outcome, dry_run=True, actor=actor)
+        await reconciler.page(mint, page, outcome, dry_run=True, actor=actor, holdings=known)
 
     return work
 

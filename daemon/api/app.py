@@ -22,6 +22,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from daemon.api import answers, bodies, problems
+from daemon.api.checks import add_checks
 from daemon.api.evidence import EvidenceAnswer
 from daemon.api.mode import add_mode
 from daemon.api.openapi import describe
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
     from daemon.ports import (
         Casebook,
+        CheckService,
         MeltService,
         ModeService,
         Operations,
@@ -95,6 +97,7 @@ def build_api(
     plans: PlanDesk,
     cases: Casebook,
     modes: ModeService,
+    checks: CheckService,
     restores: RestoreOperations | None = None,
 ) -> ASGIApp:
     """The whole application, with the gate in front."""
@@ -110,6 +113,7 @@ def build_api(
     add_summaries(app, summaries)
     add_restore(app, restores, limit=limit, refuse=refuse, actor=_actor)
     add_repairs(app, repairs, actor_of=_actor, body_bytes_max=limit, refuse=refuse)
+    add_checks(app, checks, actor_of=_actor, body_bytes_max=limit, refuse=refuse)
     add_mode(app, modes, actor_of=_actor, body_bytes_max=limit, refuse=refuse)
     add_plans(app, plans, body_bytes_max=limit, refuse_when_draining=refuse)
     add_cases(app, cases, body_bytes_max=limit, now=options.now)

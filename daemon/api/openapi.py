@@ -8,6 +8,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 from daemon.api import answers, bodies, plans
+from daemon.api.checks import CheckAnswer, CheckBody
 from daemon.api.evidence import EvidenceAnswer
 from daemon.api.mode import ModeAnswer, ModeBody, SurveyAnswer, SurveyBody
 from daemon.api.problems import MEDIA_TYPE, STATUS_OF, Problem
@@ -45,6 +46,7 @@ _ROUTES: Final[dict[tuple[str, str], tuple[type[BaseModel] | None, dict[int, typ
     ("/v1/wallets/{npub}", "get"): (None, {200: answers.WalletsAnswer}, (Code.WALLET_UNKNOWN,)),
     ("/v1/discrepancies", "get"): (None, {200: answers.DiscrepanciesAnswer}, ()),
     ("/v1/proofs/{Y}", "get"): (None, {200: answers.ProofAnswer}, (Code.NOT_FOUND,)),
+    ("/v1/proofs/check", "post"): (CheckBody, {200: CheckAnswer}, (Code.MINT_UNKNOWN, Code.SHUTTING_DOWN)),
     ("/v1/events", "get"): (None, {200: answers.EventsAnswer}, ()),
     ("/v1/status", "get"): (None, {200: StatusAnswer}, ()),
     ("/v1/summaries", "get"): (None, {200: SummariesAnswer}, ()),

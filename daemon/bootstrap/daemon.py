@@ -14,6 +14,7 @@ from daemon.bootstrap.ground import lay_ground
 from daemon.bootstrap.looking import make_looking
 from daemon.bootstrap.loops import Loops, make_ticks
 from daemon.bootstrap.paying import make_paying
+from daemon.checking import ProofChecks
 from daemon.health import Health, HealthServer
 from daemon.notify import Notifier
 from daemon.operations import DaemonOperations, Process
@@ -212,6 +213,13 @@ class Daemon:
             plans=looking.planner,
             cases=looking.cases,
             modes=looking.survey,
+            checks=ProofChecks(
+                store=self.ground.store,
+                threads=self.ground.threads,
+                mints=self.ground.mints,
+                reconciler=looking.reconciler,
+                lanes=looking.lanes,
+            ),
         )
         self._api = UnixServer(
             app, bound, connections_max=socket.max_connections, request_timeout_s=socket.idle_timeout_s

@@ -7,6 +7,7 @@ implementation in the contract tests and by the real one from the composition ro
 
 from __future__ import annotations
 
+from daemon.ports.checks import CheckedDocument, CheckReport, CheckService
 from daemon.ports.core import (
     Check,
     LoopCounters,
@@ -34,6 +35,9 @@ __all__ = [
     "Adoption",
     "Casebook",
     "Check",
+    "CheckReport",
+    "CheckService",
+    "CheckedDocument",
     "Lane",
     "LeaseStatus",
     "LoopCounters",

@@ -126,13 +126,15 @@ class Beyond:
         keysets: Mapping[KeysetId, Keyset],
         *,
         turn: int | None,
+        holdings: Holdings | None = None,
     ) -> Looked:
         """
-        Look at documents of one mint. ``turn`` is the tour's number; None checks signatures of a random share.
+        Look at documents of one mint. ``turn`` is the tour's number; None checks signatures of a random share. ``holdings``
+        is asked who else holds a proof; None: the database.
 
         Raises StoreError. What the mint can't be asked is left out.
         """
-        holders = await self._holders(tokens)
+        holders = await self._holders(tokens, holdings or self.holdings)
         due = [token for token in tokens if token.status in LIVE_STATUSES and self._is_due(token.id, turn)]
         keys = await self._keys(mint, {proof.keyset_id for token in due for proof in token.proofs})
         flawed = await self._flawed(due, states, keys)
@@ -168,11 +170,11 @@ class Beyond:
         if flawed:
             yield signature_verdict(flawed), {"checked_proofs": len(token.proofs)}
 
-    async def _holders(self, tokens: Sequence[Token]) -> Mapping[Y, tuple[Holder, ...]] | None:
-        if not self.holdings.secrets_indexed:
+    async def _holders(self, tokens: Sequence[Token], holdings: Holdings) -> Mapping[Y, tuple[Holder, ...]] | None:
+        if not holdings.secrets_indexed:
             return None
         proofs = [proof for token in tokens for proof in token.proofs]
-        return await self.threads(lambda: self.holdings.holders(proofs)) if proofs else {}
+        return await self.threads(lambda: holdings.holders(proofs)) if proofs else {}
 
     # --- signatures ---
 

@@ -36,6 +36,7 @@ class Kind:
 
     status: str
     transaction_type: str
+    npub: str = ""
     created_at: datetime | None = None
     spent_at: datetime | None = None
 
@@ -161,6 +162,7 @@ async def _second_pass(
                         kinds[item.id] = Kind(
                             status=item.status,
                             transaction_type=item.transaction_type,
+                            npub=item.npub,
                             created_at=item.created_at,
                             spent_at=item.spent_at,
                         )

@@ -19,7 +19,7 @@ from bson import json_util
 from tests.support.store import fake_proof
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from tests.e2e.conftest import System
     from tests.support.mint import MintProcess
@@ -51,7 +51,12 @@ def command(system: System, *arguments: str) -> subprocess.CompletedProcess[str]
     environment = {"PATH": os.environ["PATH"], "HOME": str(system.daemon.folder), "PYTHONPATH": str(ROOT)}
     environment |= {"MELTD_SOCKET": system.daemon.socket}
     return subprocess.run(
-        [sys.executable, "-m", "daemon", *arguments], env=environment, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-m", "daemon", *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
 
 
@@ -116,11 +121,11 @@ def spend(system: System, token_id: str, first: int | None = None) -> None:
 
 
 @pytest.fixture
-def looking(make_system: Callable[..., System], mint: MintProcess) -> Iterator[tuple[System, Planted]]:
+def looking(make_system: Callable[..., System], mint: MintProcess) -> tuple[System, Planted]:
     system = make_system(mint, settings=LOOKING, start=False)
     planted = plant(system)
     system.daemon.start()
-    yield system, planted
+    return system, planted
 
 
 def test_nothing_of_the_wallets_is_changed_before_a_yes_whatever_is_asked(looking: tuple[System, Planted]) -> None:
@@ -132,7 +137,7 @@ def test_nothing_of_the_wallets_is_changed_before_a_yes_whatever_is_asked(lookin
     assert (status["mode"], "nobody has chosen" in status["mode_reason"]) == ("observe", True)
 
     owner = planted.users["clean"]
-    refused = daemon.melt(owner, "main", system.invoice(8).request)
+    refused = daemon.melt(owner, "main", system.invoice(8).invoice)
     assert (refused.status_code, refused.json()["code"]) == (503, "OBSERVING")
     report = daemon.reconcile()
     assert (report["dry_run"], report["corrected"], report["actions_performed"]) == (True, 0, [])
@@ -198,6 +203,9 @@ def test_what_correct_does_is_what_the_survey_said(looking: tuple[System, Plante
     done = command(system, "adopt", "--reason", "looked at on Monday", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["adopted"]["mode"] == "correct"
+    daemon.stop()
+    daemon.start()  # an embedded store makes its indexes at start alone
+    assert all(one["on_a_yes"] or one["state"] == "stands" for one in daemon.get("/v1/mode").json()["indexes"])
 
     def corrected() -> bool:
         daemon.reconcile(statuses=["unspent", "pending", "spent", "failed"])
@@ -240,7 +248,7 @@ def test_a_setting_decides_where_nobody_has_chosen_and_the_more_careful_holds(
     daemon.start()
     assert daemon.get("/v1/mode").json()["mode"] == "observe", "what a person chose later is more careful"
     assert daemon.post("/v1/mode", {"mode": "correct", "reason": "moved"}).json()["mode"] == "correct"
-    assert daemon.melt(owner, "main", system.invoice(8).request).status_code == 200
+    assert daemon.melt(owner, "main", system.invoice(8).invoice).status_code == 200
     daemon.stop()
     system.db["meltd_mode"].delete_many({})
     daemon.environment_changes["MELTD_MODE"] = ""
@@ -258,7 +266,7 @@ def test_back_to_observe_waits_for_open_entries_or_is_refused(
     system.fund(owner, 64)
     daemon = system.daemon
     slow = system.invoice(8, delay_s=4)
-    open_melt = daemon.melt(owner, "main", slow.request, wait=0)
+    open_melt = daemon.melt(owner, "main", slow.invoice, wait=0)
     assert open_melt.status_code == 202
     refused = daemon.post("/v1/mode", {"mode": "observe", "reason": "moving"})
     assert refused.json()["code"] == "WRONG_STATE"
@@ -266,7 +274,7 @@ def test_back_to_observe_waits_for_open_entries_or_is_refused(
     told = daemon.post("/v1/mode", {"mode": "observe", "reason": "moving", "end_open": True}).json()
     assert told["mode"] == "observe"
     assert daemon.get(f"/v1/melts/{open_melt.json()['id']}").json()["state"] == "SETTLED"
-    assert daemon.melt(owner, "main", system.invoice(8).request).json()["code"] == "OBSERVING"
+    assert daemon.melt(owner, "main", system.invoice(8).invoice).json()["code"] == "OBSERVING"
     assert system.payments(slow.payment_hash) == 1
 
 
