@@ -182,10 +182,10 @@ def _pending_action(token: Token, state: MintState, context: Context) -> Action:
             return Action.RECORD  # its recipient has not redeemed it; it is never given back by rule
         case MintState.UNSPENT:
             since = token.updated_at or token.created_at
-            # A document without any date is older than the code that dates them, and one from the future has none. That it
-            # is old enough by its own date does not do: it is watched for as long, too (melt.settling).
-            age_s = None if since is None else (context.now - since).total_seconds()
-            return Action.WATCH if age_s is not None and 0 <= age_s < context.pending_grace_s else Action.RELEASE
+            # A document without any date is older than the code that dates them. To be old enough by its own date does not
+            # do: whoever dated it may have had another clock, so it is watched for as long, too (melt.settling).
+            old_enough = since is None or (context.now - since).total_seconds() >= context.pending_grace_s
+            return Action.RELEASE if old_enough else Action.WATCH
     assert_never(state)
 
 

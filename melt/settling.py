@@ -55,7 +55,7 @@ class SettlePolicy:
     wallet beside meltd. ``alert_after_s``: before it a HIGH record pages nobody. ``look_s``: each open record's document is
     looked at so often. ``pending_grace_s``: so long at least a pending document is watched before it is released.
 
-    All of them 0 but ``look_s``: a database that nobody else spends from.
+    ``correct_after_s`` 0: a database that nobody else spends from.
     """
 
     correct_after_s: float = 0.0
@@ -77,7 +77,8 @@ class SettlePolicy:
         """How long a record with this action is watched before it is carried out; 0 for one that changes nothing."""
         if action not in CORRECTIVE:
             return 0
-        grace_s = self.pending_grace_s if action is Action.RELEASE else 0.0
+        # Where nobody else writes, the document's own date will do.
+        grace_s = self.pending_grace_s if action is Action.RELEASE and self.waits else 0.0
         return round(1000 * max(self.correct_after_s, grace_s))
 
     def alert_ms(self, drift: DriftType, severity: Severity) -> int:

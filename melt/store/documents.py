@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import bson
 from bson import Decimal128, ObjectId
-from bson.errors import InvalidId
+from bson.errors import InvalidDocument, InvalidId
 
 from melt.ecash import y_of
 from melt.errors import InvariantBroken
@@ -59,7 +59,7 @@ _DIGITS: Final = re.compile(r"[0-9]{1,19}", re.ASCII)
 _HEX: Final = re.compile(r"[0-9A-Fa-f]+", re.ASCII)
 _HEX_KEYSET_ID_CHARS: Final = (16, 66)
 _MOMENT_CHARS_MAX: Final = 40
-STANDS_STILL: Final = (
+STANDS_STILL: Final[tuple[str, ...]] = (
     "status",
     "proofs",
     "transaction_type",
@@ -131,7 +131,11 @@ def mark_of(document: Document) -> str:
     It is over the raw values, since meltd reads several forms as the same thing and other writers need not. What else
     changes (dates, counters of versions, fields of anybody's own) is without effect.
     """
-    told = bson.encode({name: document[name] for name in STANDS_STILL if name in document})
+    chosen: Document = {name: document[name] for name in STANDS_STILL if name in document}
+    try:
+        told = bson.encode(chosen)
+    except (InvalidDocument, OverflowError, UnicodeEncodeError):  # no database holds such values; reading never raises
+        told = repr(chosen).encode("utf-8", "backslashreplace")
     return hashlib.blake2b(told, digest_size=16).hexdigest()
 
 

@@ -61,7 +61,7 @@ from melt.model import (
 from melt.ports import Leases, SpentRecords, Store
 from melt.store import MongoStore
 from tests.simulation.model_store import ModelStore
-from tests.support.store import KEYSET, MINT_URL, fake_proof, insert_token, insert_wallet, make_melt, npub
+from tests.support.store import KEYSET, MINT_URL, fake_proof, insert_token, insert_wallet, make_melt, npub, warrant_of
 
 ACTOR = Actor(name="test", uid=7)
 SEED = "5eed5eed5eed5eed"
@@ -232,6 +232,7 @@ def mark_spent(bench: Bench, token: Token) -> bool:
             ys=finding.ys,
             reason=finding.type,
             actor=ACTOR,
+            warrant=warrant_of(record, token),
         )
     )
 
@@ -276,6 +277,7 @@ def correction(record: Any, token: Token, to: TokenStatus = SPENT, **changes: An
         "ys": record.ys,
         "reason": record.type,
         "actor": ACTOR,
+        "warrant": warrant_of(record, token),
     }
     return Correction(**{**fields, **changes})
 
@@ -598,7 +600,7 @@ def test_a_reclaim_leaves_its_source_as_it_is(bench: Bench) -> None:
     source = bench.token(user, [16], status="spent", transaction_type="received")
     record = bench.store.record([finding(source, action=Action.RECLAIM)])[0]
     entry = make_melt([source], kind=JournalKind.RECLAIM, idempotency_key=None, payment_hash=None, quote_id=None)
-    melt = bench.store.reserve(entry, blanks=None, seed_id=SEED)
+    melt = bench.store.reserve(entry, blanks=None, seed_id=SEED, warrant=warrant_of(record, source))
     assert bench.again(source) == source
     melt = planned(bench, melt, MeltState.SWAPPING, (8, 4, 2, 1), keep=4, fee=1)
     done = bench.store.finish_reclaim(melt, [new(amount) for amount in (8, 4, 2, 1)])
@@ -612,13 +614,48 @@ def test_a_reclaim_leaves_its_source_as_it_is(bench: Bench) -> None:
 def test_two_reclaims_of_one_proof_exclude_each_other(bench: Bench) -> None:
     """While the first is open."""
     source = bench.token(npub(), [16], status="spent", transaction_type="received")
+    record = bench.store.record([finding(source, action=Action.RECLAIM)])[0]
     fields: dict[str, Any] = {"kind": JournalKind.RECLAIM, "idempotency_key": None, "payment_hash": None}
-    first = bench.store.reserve(make_melt([source], **fields), blanks=None, seed_id=SEED)
+    more: dict[str, Any] = {"blanks": None, "seed_id": SEED, "warrant": warrant_of(record, source)}
+    first = bench.store.reserve(make_melt([source], **fields), **more)
     with pytest.raises(LostRace):
-        bench.store.reserve(make_melt([source], **fields), blanks=None, seed_id=SEED)
+        bench.store.reserve(make_melt([source], **fields), **more)
     bench.store.release(first, spent=(), error_code="X", error_detail="x")
     assert bench.again(source) == source
-    bench.store.reserve(make_melt([source], **fields), blanks=None, seed_id=SEED)
+    bench.store.reserve(make_melt([source], **fields), **more)
+
+
+def test_a_reclaim_without_a_warrant_is_an_invariant(bench: Bench) -> None:
+    """I13: it swaps proofs of a document that it doesn't reserve, and that has one door."""
+    source = bench.token(npub(), [16], status="spent", transaction_type="received")
+    entry = make_melt([source], kind=JournalKind.RECLAIM, idempotency_key=None, payment_hash=None)
+    with pytest.raises(InvariantBroken):
+        bench.store.reserve(entry, blanks=None, seed_id=SEED)
+
+
+def test_what_was_handed_out_is_never_reserved_and_has_a_line_of_its_own(bench: Bench) -> None:
+    """A ``sent`` document is its recipient's, whatever its status says."""
+    user = npub()
+    sent = bench.token(user, [16], transaction_type="sent")
+    own = bench.token(user, [4])
+    assert [token.id for token in bench.store.spendable(user, [MINT_URL], "sat")] == [own.id]
+    assert bench.sums(user) == {"sent": 16, "unspent": 4}
+    with pytest.raises(LostRace):
+        bench.reserve([sent], amount=10)
+    assert bench.again(sent) == sent
+
+
+def test_what_is_split_from_a_document_that_was_handed_out_stays_so(bench: Bench) -> None:
+    """With its parent: a part that was redeemed takes nothing of the rest from its recipient."""
+    user = npub()
+    sent = bench.token(user, [16, 4, 1], transaction_type="sent")
+    ys = [sent.proofs[0].y]
+    record = bench.store.record([finding(sent, ys=ys)])[0]
+    assert bench.store.correct(correction(record, sent)) is True
+    rest = bench.named(user, f"{sent.transaction_id}_keep")
+    assert (rest.transaction_type, rest.status, rest.amount) == ("sent", UNSPENT, 5)
+    assert bench.sums(user) == {"spent": 16, "sent": 5}
+    assert bench.store.spendable(user, [MINT_URL], "sat") == ()
 
 
 # --- T3 and release ---

@@ -189,7 +189,8 @@ def by_the_wallet(system: System, token_id: str) -> None:
     """Another service writes: it knows nothing of ``rev``. What is judged of the document stays the same."""
     raw = token(system.db, token_id)
     assert "rev" not in raw
-    system.db["cashu_tokens"].update_one({"_id": raw["_id"]}, {"$set": {"updatedAt": datetime.now(UTC)}})
+    named = {"$set": {"transaction_id": f"{raw['transaction_id']}_again"}}
+    system.db["cashu_tokens"].update_one({"_id": raw["_id"]}, named)
 
 
 def by_its_removal(system: System, token_id: str) -> None:
@@ -210,7 +211,7 @@ def by_a_person(system: System, token_id: str) -> None:
 @pytest.mark.parametrize(
     ("changed", "which"), [(by_the_wallet, 0), (by_its_removal, 1), (by_the_mint, 1), (by_a_person, 1)]
 )
-def test_a_stale_plan_is_refused_whole_and_nothing_is_changed(
+def test_an_item_that_moved_is_left_out_and_told_and_the_rest_goes_on(
     system: System, changed: Callable[[System, str], None], which: int
 ) -> None:
     owner = system.user()
@@ -222,14 +223,48 @@ def test_a_stale_plan_is_refused_whole_and_nothing_is_changed(
     time.sleep(CONFIRM_S)
     touched = (gone, free)[which]
     changed(system, touched)
+    before = {d["_id"]: d for d in system.db["cashu_tokens"].find({"npub": owner})}
+    applied = apply(system, plan["id"])
+    assert (applied.status_code, applied.json()["state"]) == (200, "APPLIED"), applied.text
+    assert (applied.json()["done"], applied.json()["left"]) == (1, 1)
+    assert touched in applied.json()["reason"]
+    assert sum(applied.json()["why_left"].values()) == 1
+    after = {d["_id"]: d for d in system.db["cashu_tokens"].find({"npub": owner})}
+    moved = [key for key in after if after[key] != before.get(key)]
+    assert [str(key) for key in moved] == [(free, gone)[which]], "the other item alone"
+    assert apply(system, plan["id"]).json()["state"] == "APPLIED"
+
+
+@pytest.mark.parametrize("changed", [by_the_wallet, by_its_removal, by_a_person])
+def test_a_plan_of_which_nothing_stands_is_refused_and_nothing_is_changed(
+    system: System, changed: Callable[[System, str], None]
+) -> None:
+    owner = system.user()
+    gone = system.fund(owner, 16)
+    spend(system, proofs_of(system, gone))
+    plan = make_plan(system, owner)
+    approve(system, plan["id"])
+    changed(system, gone)
     before = money(system)
     refused = apply(system, plan["id"])
     assert (refused.status_code, refused.json()["code"]) == (409, "PLAN_STALE"), refused.text
-    assert touched in refused.json()["detail"]
+    assert gone in refused.json()["detail"]
     assert money(system) == before
-    assert token(system.db, gone)["status"] == "unspent", "not the item that still stands either"
     assert state_of(system, plan["id"]) == "REFUSED"
     assert apply(system, plan["id"]).json()["code"] == "WRONG_STATE"
+
+
+def test_a_date_that_somebody_wrote_makes_no_plan_stale(system: System) -> None:
+    owner = system.user()
+    gone = system.fund(owner, 16)
+    spend(system, proofs_of(system, gone))
+    plan = make_plan(system, owner)
+    approve(system, plan["id"])
+    raw = token(system.db, gone)
+    touched = {"$set": {"updatedAt": datetime.now(UTC), "metadata.note": "seen"}}
+    system.db["cashu_tokens"].update_one({"_id": raw["_id"]}, touched)
+    assert apply(system, plan["id"]).json()["done"] == 1
+    assert token(system.db, gone)["status"] == "spent"
 
 
 def test_a_plan_expires_and_a_withdrawn_one_is_over(make_system: Callable[..., System], mint: MintProcess) -> None:

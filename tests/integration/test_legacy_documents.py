@@ -21,7 +21,7 @@ from melt.model import (
     TokenStatus,
 )
 from tests.support.legacy import AMOUNT, BROKEN, PLAIN, Legacy
-from tests.support.store import fake_proof, insert_token, npub
+from tests.support.store import fake_proof, insert_token, npub, warrant_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -115,6 +115,7 @@ def test_a_split_keeps_what_was_stored_of_each_proof(
         ys=(gone.y,),
         reason=DriftType.DB_UNSPENT_MINT_SPENT,
         actor=Actor(name="test"),
+        warrant=warrant_of(record, token),
     )
 
     assert store.correct(correction)

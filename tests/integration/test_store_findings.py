@@ -34,6 +34,7 @@ from tests.support.store import (
     npub,
     sums_by_status,
     token,
+    warrant_of,
 )
 
 ACTOR = Actor(name="sweep")
@@ -69,6 +70,7 @@ def correction(record, held, ys, to=TokenStatus.SPENT):
         ys=tuple(ys),
         reason=record.type,
         actor=ACTOR,
+        warrant=warrant_of(record, held),
     )
 
 

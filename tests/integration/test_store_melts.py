@@ -9,16 +9,12 @@ from dataclasses import replace
 import pytest
 
 from melt.ecash import y_of
-from melt.errors import DuplicateSecret, InvariantBroken, LostRace, Severity
+from melt.errors import DuplicateSecret, InvariantBroken, LostRace
 from melt.model import (
-    Action,
     DiscrepancyState,
-    DriftType,
-    Finding,
     InputRef,
     JournalKind,
     MeltState,
-    MintAlias,
     PostOutcome,
 )
 from tests.support.store import (
@@ -33,6 +29,8 @@ from tests.support.store import (
     npub,
     sums_by_status,
     token,
+    warrant_of,
+    written_off,
 )
 
 SEED = "seed"
@@ -195,7 +193,8 @@ def reclaim(store, db, user, token_id):
         fee_reserve=0,
         transaction_id=f"tx_reclaim_{token_id}",
     )
-    return entry, store.reserve(entry, blanks=None, seed_id=SEED)
+    (record,) = store.record([written_off(held)])
+    return entry, store.reserve(entry, blanks=None, seed_id=SEED, warrant=warrant_of(record, held))
 
 
 def test_a_reclaim_brings_value_back_and_leaves_the_spent_document(store, db):
@@ -203,20 +202,7 @@ def test_a_reclaim_brings_value_back_and_leaves_the_spent_document(store, db):
     user = npub()
     token_id = insert_token(db, user, [8, 2], status="spent")
     before = token(db, token_id)
-    finding = Finding(
-        type=DriftType.DB_SPENT_MINT_UNSPENT,
-        severity=Severity.MEDIUM,
-        action=Action.RECLAIM,
-        subject=f"token:{token_id}",
-        npub=user,
-        mint=MintAlias("m"),
-        unit="sat",
-        value=10,
-        token_id=token_id,
-        ys=(),
-        evidence={},
-    )
-    (record,) = store.record([finding])
+    (record,) = store.record([written_off(store.tokens([token_id])[0])])
     _, entry = reclaim(store, db, user, token_id)
     assert token(db, token_id) == before
     entry = plan(store, entry, MeltState.SWAPPING, (8, 1), keep=2, fee=1)

@@ -391,7 +391,7 @@ MUTANTS: Final = (
     Mutant(
         name="a plan is applied to a document that has moved on",
         file="melt/plan_items.py",
-        old="(token.status, token.rev) != (item.expected_status, item.expected_rev) or version_digest(token) != item.digest",
+        old="(token.status, token.rev) != (item.expected_status, item.expected_rev) or token.mark != item.digest",
         new="False",
         suites=(PLANS,),
     ),

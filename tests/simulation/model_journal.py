@@ -41,6 +41,7 @@ from melt.model import (
     Token,
     TokenId,
     TokenStatus,
+    Warrant,
     Y,
     normalise_mint_url,
 )
@@ -104,7 +105,9 @@ class ModelJournal(ModelLeases):
 
     # --- T1 and moves ---
 
-    def reserve(self, melt: Melt, *, blanks: tuple[KeysetId, int] | None, seed_id: str) -> Melt:
+    def reserve(
+        self, melt: Melt, *, blanks: tuple[KeysetId, int] | None, seed_id: str, warrant: Warrant | None = None
+    ) -> Melt:
         if melt.state is not MeltState.RESERVED:
             raise InvariantBroken(f"melt {melt.id} starts as RESERVED, not {melt.state}")
         now = self._now()
@@ -119,6 +122,7 @@ class ModelJournal(ModelLeases):
             if entry.kind is JournalKind.MELT:
                 entry = self._reserve_inputs(entry, now)
             else:
+                self._require_warrant(entry, warrant)
                 self._refuse_shared(entry)
             if not entry.source_token_ids:
                 entry = replace(entry, source_token_ids=tuple(dict.fromkeys(ref.token_id for ref in entry.inputs)))
@@ -139,6 +143,17 @@ class ModelJournal(ModelLeases):
             if other.id != melt.id and other.is_open and held & _held(other):
                 raise LostRace(f"open melt {other.id} holds one of the proofs")
 
+    def pass_door(self, warrant: Warrant, token: Token) -> None:
+        raise NotImplementedError
+
+    def _require_warrant(self, melt: Melt, warrant: Warrant | None) -> None:
+        if warrant is None:
+            raise InvariantBroken(f"reclaim {melt.id} comes without a warrant")
+        token = self.tables.tokens.get(warrant.token_id)
+        if not isinstance(token, Token) or {ref.token_id for ref in melt.inputs} != {token.id}:
+            raise LostRace(f"token {warrant.token_id} is not what reclaim {melt.id} is about")
+        self.pass_door(warrant, token)
+
     def _refuse_shared(self, melt: Melt) -> None:
         """LostRace where another document holds one of the proofs too; a user's own ``melted`` copy counts for nothing."""
         ids, ys = set(_ys_by_token(melt.inputs)), {ref.y for ref in melt.inputs}
@@ -154,7 +169,7 @@ class ModelJournal(ModelLeases):
         rests: list[tuple[Owner, tuple[Proof, ...]]] = []
         for token in ledger.load(wanted):
             _check_owner(melt, token)
-            if token.status is not TokenStatus.UNSPENT or token.reservation is not None:
+            if token.status is not TokenStatus.UNSPENT or token.reservation is not None or token.is_sent:
                 raise LostRace(f"token {token.id} is {token.status} and can't be reserved")
             amounts = {proof.y: proof.amount for proof in token.proofs}
             if any(amounts.get(r.y, r.amount) != r.amount for r in melt.inputs if r.token_id == token.id):

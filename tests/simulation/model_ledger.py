@@ -7,6 +7,7 @@ back. ``on_commit`` is told what each transaction has changed: the books hang th
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -37,6 +38,18 @@ from melt.model import (
     TokenStatus,
     Y,
 )
+from melt.settling import Watched
+
+
+def mark_of(token: Token | MalformedToken) -> str:
+    """A digest of what has to stand still of a document (:func:`melt.store.documents.mark_of`)."""
+    told: tuple[object, ...] = (token.status, token.npub, token.mint_url)
+    if isinstance(token, Token):
+        proofs = tuple((proof.keyset_id, proof.amount, proof.secret, proof.c, proof.witness) for proof in token.proofs)
+        told += (token.transaction_type, token.transaction_id, token.wallet_id, token.reservation, proofs)
+    else:
+        told += (token.reasons, token.ys)
+    return hashlib.blake2b(repr(told).encode(), digest_size=16).hexdigest()
 
 
 class AlreadyDone(Exception):
@@ -76,6 +89,7 @@ class Tables:
         self.operations: dict[str, list[AuditEntry]] = {}
         self.counters: dict[str, int] = {}
         self.discrepancies: dict[str, Discrepancy] = {}
+        self.watched: dict[str, Watched] = {}
         self.events: list[CriticalEvent] = []
         self.leases: dict[str, int] = {}
         self.shards: dict[Shard, Lease] = {}
@@ -135,7 +149,8 @@ class Tables:
         return self._open
 
     def put_token(self, token_id: TokenId, token: Token | MalformedToken) -> None:
-        """Insert or replace a document."""
+        """Insert or replace a document. Its digest follows from what it is, as on the real store."""
+        token = replace(token, mark=mark_of(token))
         self.writing.tokens.setdefault(token_id, self.tokens.get(token_id))
         self._index(token_id, token)
         self.tokens[token_id] = token
@@ -292,6 +307,7 @@ class Ledger:
         status: TokenStatus,
         reason: str,
         reservation: Reservation | None = None,
+        kind: str = "change",
     ) -> tuple[TokenId, ...]:
         """Loose proofs, those of one wallet together."""
         wallets: dict[Owner, list[Proof]] = {}
@@ -301,7 +317,7 @@ class Ledger:
         for owner, proofs in wallets.items():
             for start in range(0, len(proofs), PROOFS_PER_DOCUMENT_MAX):
                 chunk = tuple(proofs[start : start + PROOFS_PER_DOCUMENT_MAX])
-                made.append(self._insert(owner, chunk, self._free_name(name), status, reason, reservation))
+                made.append(self._insert(owner, chunk, self._free_name(name), status, reason, reservation, kind))
         return tuple(made)
 
     def _insert(
@@ -312,6 +328,7 @@ class Ledger:
         status: TokenStatus,
         reason: str,
         reservation: Reservation | None,
+        kind: str = "change",
     ) -> TokenId:
         if any(proof.amount <= 0 for proof in proofs):
             raise InvariantBroken("a proof that is about to be written has no positive amount")
@@ -321,7 +338,7 @@ class Ledger:
             wallet_id=owner.wallet_id,
             mint_url=owner.mint_url,
             status=status,
-            transaction_type="change",
+            transaction_type=kind,
             transaction_id=transaction_id,
             proofs=proofs,
             total_amount=sum(proof.amount for proof in proofs),

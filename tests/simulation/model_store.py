@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Any
 
 from melt.audit import (
     correction_operation,
@@ -41,17 +42,25 @@ from melt.model import (
     Token,
     TokenId,
     TokenStatus,
+    Warrant,
     Y,
     normalise_mint_url,
 )
 from melt.ports import Clock
+from melt.settling import SettlePolicy, Stopwatch, Watched, sighting
 from tests.simulation.model_journal import SOURCES_MAX, ModelJournal
 from tests.simulation.model_ledger import AlreadyDone, Ledger, Tables, Wallet
 
 LIMIT_MAX = 1000
 _MARKED = (DriftType.DB_UNSPENT_MINT_SPENT, DriftType.DB_PENDING_MINT_SPENT, DriftType.RESERVATION_ORPHANED)
 _REASONS = (*_MARKED, "melt_released_spent", "melt_swapped", "melt_fenced")
-_MOST_FINAL_FIRST = (TokenStatus.SPENT, TokenStatus.FAILED, TokenStatus.PENDING, TokenStatus.UNSPENT)
+_MOST_FINAL_FIRST = ("spent", "failed", "sent", "pending", "unspent")
+
+
+def _line(token: Token) -> str:
+    """The line of a balance that a document belongs to."""
+    counted = token.status in {TokenStatus.UNSPENT, TokenStatus.PENDING}
+    return "sent" if token.is_sent and counted else token.status.value
 
 
 class ModelTour:
@@ -75,6 +84,9 @@ class ModelTour:
         """There is no cursor."""
 
 
+_NOT_OVER = frozenset({*OPEN_DISCREPANCY, DiscrepancyState.ACKNOWLEDGED})
+
+
 def _keeps_from_melts(record: Discrepancy) -> bool:
     known = record.state is DiscrepancyState.ACKNOWLEDGED and record.action is Action.MARK_SPENT
     return record.state in OPEN_DISCREPANCY or known
@@ -83,9 +95,15 @@ def _keeps_from_melts(record: Discrepancy) -> bool:
 class ModelStore(ModelJournal):
     """Implements :class:`melt.ports.Store` in memory."""
 
-    def __init__(self, *, clock: Clock, y_of: Callable[[str], Y]) -> None:
+    def __init__(self, *, clock: Clock, y_of: Callable[[str], Y], settle: SettlePolicy | None = None) -> None:
         self._clock = clock
         self.tables = Tables(y_of)
+        self.settle_policy = settle or SettlePolicy()
+        self.stopwatch = self.new_stopwatch("model", "0")
+
+    def new_stopwatch(self, holder: str, life: str) -> Stopwatch:
+        """Of one process; whoever asks the store with several in turn sets :attr:`stopwatch` before each call."""
+        return Stopwatch(holder, life, self._clock.monotonic, self.settle_policy.step_max_ms)
 
     def _now(self) -> datetime:
         now = self._clock.now()
@@ -128,7 +146,7 @@ class ModelStore(ModelJournal):
             and token.npub == npub
             and token.status is TokenStatus.UNSPENT
             and token.proofs
-            and token.transaction_type != "melted"
+            and token.transaction_type not in {"melted", "sent"}
             and normalise_mint_url(token.mint_url) in wanted
             and units.get(token.wallet_id, unit) == unit
         ]
@@ -149,11 +167,11 @@ class ModelStore(ModelJournal):
         units = self._units(npub)
         mine = [t for t in self.tables.tokens.values() if isinstance(t, Token) and t.npub == npub]
         mine = [token for token in mine if token.transaction_type != "melted"]
-        mine.sort(key=lambda token: _MOST_FINAL_FIRST.index(token.status))
+        mine.sort(key=lambda token: _MOST_FINAL_FIRST.index(_line(token)))
         seen: set[str] = set()
         sums: dict[tuple[str, str, str], list[int]] = {}
         for token in mine:
-            key = (normalise_mint_url(token.mint_url), units.get(token.wallet_id, "sat"), token.status.value)
+            key = (normalise_mint_url(token.mint_url), units.get(token.wallet_id, "sat"), _line(token))
             total = sums.setdefault(key, [0, 0, 0, 0])
             total[3] += 1
             for proof in token.proofs:
@@ -211,11 +229,22 @@ class ModelStore(ModelJournal):
 
     def record(self, findings: Sequence[Finding]) -> tuple[Discrepancy, ...]:
         now = self._now()
+        noted: list[tuple[str, Watched, Watched]] = []
         with self.tables.transaction():
             self.require_fence()
             for finding in {_identity(finding): finding for finding in findings}.values():
                 key = _identity(finding)
-                self.tables.put(self.tables.discrepancies, key, _seen(self.tables.discrepancies.get(key), finding, now))
+                before = self.tables.watched.get(key, Watched())
+                added_ms, watcher = self.stopwatch.added_ms(key, before)
+                present = self.tables.discrepancies.get(key)
+                record, after = _seen(
+                    present, before, finding, now, self.settle_policy, added_ms=added_ms, watcher=watcher
+                )
+                self.tables.put(self.tables.discrepancies, key, record)
+                self.tables.put(self.tables.watched, key, after)
+                noted.append((key, before, after))
+        for key, before, after in noted:
+            self.stopwatch.noted(key, before, after)
         return tuple(self.tables.discrepancies[_identity(finding)] for finding in findings)
 
     def clear_unseen(self, subjects: Sequence[str], seen: Sequence[str]) -> int:
@@ -258,6 +287,7 @@ class ModelStore(ModelJournal):
         token = ledger.load([correction.token_id])[0]
         if token.status is not correction.expected_status or token.rev != correction.expected_rev:
             return False
+        self.pass_door(correction.warrant, token)
         if token.reservation is not None and self._is_live(token.reservation.melt_id):
             return False
         take = frozenset(correction.ys)
@@ -268,12 +298,56 @@ class ModelStore(ModelJournal):
                 name=f"{token.transaction_id}_keep",
                 status=token.status,
                 reason="correction_split",
+                kind="sent" if token.is_sent else "change",
             )
         record = self.tables.discrepancies.get(correction.discrepancy_id)
         if record is None or record.occurrence != correction.occurrence or record.state not in OPEN_DISCREPANCY:
             raise LostRace(f"discrepancy {correction.discrepancy_id} is no longer open")
         self._close(record, DiscrepancyState.CORRECTED, now)
         return True
+
+    def pass_door(self, warrant: Warrant, token: Token) -> None:
+        """See :func:`melt.store.door.pass_door`."""
+        record = self.tables.discrepancies.get(warrant.discrepancy_id)
+        if token.id != warrant.token_id or token.mark != warrant.mark:
+            raise LostRace(f"token {token.id} is not what was looked at")
+        if record is None or record.state not in OPEN_DISCREPANCY or record.occurrence != warrant.occurrence:
+            raise LostRace(f"discrepancy {warrant.discrepancy_id} is not open any more")
+        needs_ms = self.settle_policy.needs_ms(record.action)
+        watched = self.tables.watched.get(record.id, Watched())
+        settled = needs_ms == 0 or (watched.mark == token.mark and watched.watched_ms >= needs_ms)
+        if not (warrant.at_once or settled):
+            raise LostRace(f"discrepancy {record.id} has not settled")
+
+    # --- what settles ---
+
+    def open_about_tokens(self, mint: MintAlias, limit: int) -> tuple[Discrepancy, ...]:
+        found = [
+            record
+            for record in self.tables.discrepancies.values()
+            if record.mint == mint and record.token_id is not None and record.state in _NOT_OVER
+        ]
+        return tuple(sorted(found, key=lambda record: (record.watched_ms, record.id))[:limit])
+
+    def marks(self, ids: Sequence[TokenId]) -> Mapping[TokenId, str]:
+        return {token_id: self.tables.tokens[token_id].mark for token_id in ids if token_id in self.tables.tokens}
+
+    def watch(self, looked: Mapping[str, str]) -> None:
+        noted: list[tuple[str, Watched, Watched]] = []
+        with self.tables.transaction():
+            self.require_fence()
+            for key, mark in looked.items():
+                record = self.tables.discrepancies.get(key)
+                if record is None or record.state not in _NOT_OVER:
+                    continue
+                before = self.tables.watched.get(key, Watched())
+                added_ms, watcher = self.stopwatch.added_ms(key, before)
+                after = before.after(added_ms, watcher, moved=mark != before.mark, mark=mark, same=True)
+                self.tables.put(self.tables.watched, key, after)
+                self.tables.put(self.tables.discrepancies, key, replace(record, **_times(after)))
+                noted.append((key, before, after))
+        for key, before, after in noted:
+            self.stopwatch.noted(key, before, after)
 
     def discrepancies(
         self,
@@ -473,8 +547,27 @@ def _identity(finding: Finding) -> str:
     return f"{finding.type}:{finding.subject}"
 
 
-def _seen(present: Discrepancy | None, finding: Finding, now: datetime) -> Discrepancy:
-    fields = {
+def _times(watched: Watched) -> dict[str, Any]:
+    """What a record shows of its time."""
+    return {
+        "mark": watched.mark,
+        "watched_ms": watched.watched_ms,
+        "same_ms": watched.same_ms,
+        "open_ms": watched.open_ms,
+    }
+
+
+def _seen(
+    present: Discrepancy | None,
+    before: Watched,
+    finding: Finding,
+    now: datetime,
+    settle: SettlePolicy,
+    *,
+    added_ms: int,
+    watcher: str,
+) -> tuple[Discrepancy, Watched]:
+    fields: dict[str, Any] = {
         "severity": finding.severity,
         "action": finding.action,
         "npub": finding.npub,
@@ -485,34 +578,44 @@ def _seen(present: Discrepancy | None, finding: Finding, now: datetime) -> Discr
         "ys": finding.ys,
         "evidence": dict(finding.evidence),
         "last_seen": now,
+        "needs_ms": settle.needs_ms(finding.action),
     }
+    again = {"sightings": 1, "first_seen": now, "closed_at": None, "same_since": now}
     if present is None:
-        return Discrepancy(
+        began = Watched(mark=finding.mark, watcher=watcher, looks=1)
+        record = Discrepancy(
             id=_identity(finding),
             type=finding.type,
             subject=finding.subject,
             state=DiscrepancyState.OPEN,
-            first_seen=now,
-            closed_at=None,
-            sightings=1,
             occurrence=1,
-            same_since=now,
+            **again,
             **fields,
+            **_times(began),
         )
+        return _weighed(record, finding, settle), began
+    anew = {"state": DiscrepancyState.RECURRED, "occurrence": present.occurrence + 1, **again, **fields}
     if present.state in {DiscrepancyState.CORRECTED, DiscrepancyState.CLEARED}:
-        return replace(
-            present,
-            state=DiscrepancyState.RECURRED,
-            occurrence=present.occurrence + 1,
-            sightings=1,
-            first_seen=now,
-            closed_at=None,
-            same_since=now,
-            **fields,
-        )
-    same = present.action is finding.action and set(present.ys) == set(finding.ys)
+        began = Watched(mark=finding.mark, watcher=watcher, looks=before.looks + 1)
+        return _weighed(replace(present, **anew, **_times(began)), finding, settle), began
+    seen = sighting(before, finding, action=present.action, ys=present.ys, added_ms=added_ms, watcher=watcher)
+    if seen.anew and present.state is not DiscrepancyState.ACKNOWLEDGED:
+        return _weighed(replace(present, **anew, **_times(seen.watched)), finding, settle), seen.watched
+    if seen.keeps_words:
+        fields |= {"value": present.value, "ys": present.ys}
+    same = present.action is finding.action and set(present.ys) == set(fields["ys"])
     since = (present.same_since or now) if same else now
-    return replace(present, sightings=present.sightings + 1, same_since=since, **fields)
+    record = replace(present, sightings=present.sightings + 1, same_since=since, **fields, **_times(seen.watched))
+    return _weighed(record, finding, settle), seen.watched
+
+
+def _weighed(record: Discrepancy, finding: Finding, settle: SettlePolicy) -> Discrepancy:
+    """With the severity of what does not come to rest, and with its time."""
+    if settle.is_unsettled(drift=finding.type, action=finding.action, open_ms=record.open_ms):
+        told = {**record.evidence, "unsettled_s": record.open_ms // 1000}
+        record = replace(record, severity=Severity.HIGH, evidence=told)
+    alert_ms = settle.alert_ms(finding.type, record.severity) if finding.token_id is not None else 0
+    return replace(record, alert_ms=alert_ms)
 
 
 __all__ = ["ModelStore", "Proof", "Wallet"]

@@ -46,6 +46,9 @@ class DaemonProcess:
         self._database = database
         self._settings = settings or {}
         self.environment_changes = dict(env or {})
+        self.left_out: set[str] = set()
+        """Variables that are not set at all: whatever the default is."""
+        self.module = "daemon"
         self._process: subprocess.Popen[bytes] | None = None
 
     # --- life ---
@@ -80,13 +83,14 @@ class DaemonProcess:
             env["MELTD_MONGO__DATABASE"] = self._database
         for name, value in self._settings.items():
             env["MELTD_" + name.upper().replace(".", "__")] = str(value)
-        return env | self.environment_changes
+        changed = env | self.environment_changes
+        return {name: value for name, value in changed.items() if name not in self.left_out}
 
     def start(self, *, wait: bool = True) -> Self:
         """Start it; with ``wait`` return once it is ready."""
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "daemon", "run"],
+                [sys.executable, "-m", self.module, "run"],
                 env=self.environment(),
                 stdout=log,
                 stderr=log,

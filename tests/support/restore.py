@@ -24,7 +24,7 @@ from melt.restore import RestorePolicy, Restorer
 from melt.sentinels import Sentinels
 from melt.store import Threads
 from tests.support.mint import TestWallet
-from tests.support.store import insert_token, insert_wallet, make_melt, npub
+from tests.support.store import insert_token, insert_wallet, make_melt, npub, warrant_of, written_off
 
 if TYPE_CHECKING:
     from melt.model import Melt, MintInfo, QuoteId
@@ -217,11 +217,13 @@ class RestoreBench:
     async def reclaimed(self) -> Melt:
         """Value behind documents called spent, brought back by a swap to the seed's outputs; the entry, SETTLED."""
         _, token = await self.user(16, 4, status="spent")
+        (record,) = self.store.record([written_off(token)])
         entry = await reclaim(
             self.recovery,
             self.mint,
             token,
             [proof.y for proof in token.proofs],
+            warrant=warrant_of(record, token),
             unit="sat",
             actor=ACTOR,
             holder="test",

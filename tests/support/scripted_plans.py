@@ -107,8 +107,8 @@ class ScriptedDesk:
     def approvals_needed(self, plan: Plan) -> int:
         return 1
 
-    async def make(self, *, scope: PlanScope, actor: Actor) -> PlanMade:
-        self.operations._call("make", scope=scope, actor=actor)
+    async def make(self, *, scope: PlanScope, actor: Actor, at_once: bool = False) -> PlanMade:
+        self.operations._call("make", scope=scope, actor=actor, at_once=at_once)
         return PlanMade(plan=make_plan() if self.operations.known else None, documents=40, proofs=200)
 
     async def approve(self, *, plan_id: PlanId, reason: str, actor: Actor) -> Plan | None:

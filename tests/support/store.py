@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from bson import ObjectId
 
+from melt.errors import Severity
+from melt.model import Action, DriftType, Finding, MintAlias, Warrant
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -58,6 +61,30 @@ def insert_wallet(db: Database[dict[str, Any]], owner: str, mint_url: str = MINT
         }
     )
     return wallet_id
+
+
+def warrant_of(record: Any, held: Any, **changes: Any) -> Warrant:
+    """By what a rule may write the document ``held`` that ``record`` is about."""
+    fields = {"discrepancy_id": record.id, "occurrence": record.occurrence, "token_id": held.id, "mark": held.mark}
+    return Warrant(**{**fields, **changes})
+
+
+def written_off(held: Any) -> Finding:
+    """What a look finds of a spent document whose proofs the mint still honours."""
+    return Finding(
+        type=DriftType.DB_SPENT_MINT_UNSPENT,
+        severity=Severity.MEDIUM,
+        action=Action.RECLAIM,
+        subject=f"token:{held.id}",
+        npub=held.npub,
+        mint=MintAlias("m"),
+        unit="sat",
+        value=held.amount,
+        token_id=held.id,
+        ys=(),
+        evidence={},
+        mark=held.mark,
+    )
 
 
 def insert_token(

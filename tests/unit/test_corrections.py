@@ -9,7 +9,7 @@ import pytest
 
 from melt.corrections import Corrections, Judged, confirmed, finding_of
 from melt.drift import Context, classify
-from melt.model import Action, Actor, DiscrepancyState, MintAlias, MintState, TokenStatus
+from melt.model import Action, Actor, DiscrepancyState, MintAlias, MintState, TokenStatus, Warrant
 from tests.support.engine import NOW, token, y
 from tests.support.scripted import make_discrepancy
 
@@ -28,12 +28,14 @@ def record(action, **changes):
         same_since=first,
         last_seen=NOW,
         sightings=2,
+        watched_ms=round(1000 * CONFIRM_S),
+        same_ms=round(1000 * CONFIRM_S),
     )
     return replace(base, **changes)
 
 
-def is_confirmed(one):
-    return confirmed(one, now=NOW, confirm_after_s=CONFIRM_S)
+def is_confirmed(one, **more):
+    return confirmed(one, confirm_after_s=CONFIRM_S, **more)
 
 
 @pytest.mark.parametrize("action", [Action.RELEASE, Action.RECLAIM])
@@ -47,8 +49,11 @@ def test_value_comes_back_after_two_sightings_apart(action):
     [
         pytest.param({"sightings": 1, "last_seen": NOW - timedelta(seconds=CONFIRM_S)}, id="seen once, long ago"),
         pytest.param({"sightings": 1}, id="seen once"),
-        pytest.param({"same_since": NOW - timedelta(seconds=CONFIRM_S - 1)}, id="too soon"),
-        pytest.param({"same_since": NOW, "sightings": 5}, id="was something else until now"),
+        pytest.param({"same_ms": round(1000 * CONFIRM_S) - 1}, id="too soon"),
+        pytest.param(
+            {"same_since": NOW - timedelta(hours=1), "same_ms": 0}, id="by the dates alone, which clocks make"
+        ),
+        pytest.param({"same_since": NOW, "same_ms": 0, "sightings": 5}, id="was something else until now"),
         pytest.param({"same_since": None, "sightings": 5}, id="recorded before sightings were compared"),
         pytest.param({"state": DiscrepancyState.ACKNOWLEDGED}, id="a person has said to leave it"),
         pytest.param({"same_since": NOW + timedelta(hours=1)}, id="a clock that went backwards"),
@@ -66,7 +71,16 @@ def test_what_the_mint_has_taken_is_marked_at_the_first_sighting_unless_a_person
 
 def test_no_time_to_wait_still_needs_a_second_look():
     once = record(Action.RELEASE, sightings=1, same_since=NOW, first_seen=NOW, last_seen=NOW)
-    assert not confirmed(once, now=NOW, confirm_after_s=0)
+    assert not confirmed(once, confirm_after_s=0)
+
+
+@pytest.mark.parametrize("action", [Action.MARK_SPENT, Action.RELEASE, Action.RECLAIM])
+def test_nothing_is_carried_out_before_its_document_has_stood_still_unless_a_person_says_so(action):
+    young = record(action, needs_ms=86_400_000, watched_ms=86_399_999, same_ms=86_399_999)
+    assert not is_confirmed(young)
+    assert is_confirmed(young, at_once=True)
+    assert is_confirmed(replace(young, watched_ms=86_400_000))
+    assert not is_confirmed(replace(young, state=DiscrepancyState.ACKNOWLEDGED), at_once=True)
 
 
 # --- what is written and applied ---
@@ -111,6 +125,9 @@ async def test_a_correction_carries_what_it_was_decided_on():
     assert (correction.expected_status, correction.expected_rev) == (TokenStatus.UNSPENT, 7)
     assert (correction.new_status, correction.ys) == (TokenStatus.SPENT, (y(1),))
     assert (correction.discrepancy_id, correction.occurrence) == (found.id, 3)
+    assert correction.warrant == Warrant(
+        discrepancy_id=found.id, occurrence=3, token_id=document.id, mark=document.mark, at_once=False
+    )
     assert len(telemetry.corrected) == 1
 
 

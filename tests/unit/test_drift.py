@@ -49,6 +49,15 @@ MATRIX = {
 }
 
 
+# What was handed out is its recipient's: redeemed is how it ends, and it is never given back by rule.
+SENT = {
+    ("unspent", "SPENT", None): ("SENT_TOKEN_REDEEMED", "LOW", "mark_spent"),
+    ("pending", "SPENT", None): ("SENT_TOKEN_REDEEMED", "LOW", "mark_spent"),
+    ("pending", "UNSPENT", None): ("DB_PENDING_MINT_UNSPENT", "LOW", "record"),
+    ("pending", "UNSPENT", "gone"): ("RESERVATION_ORPHANED", "MEDIUM", "record"),
+}
+
+
 @pytest.mark.parametrize("transaction_type", TYPES)
 @pytest.mark.parametrize(
     ("cell", "expected"), MATRIX.items(), ids=["-".join(str(part) for part in cell) for cell in MATRIX]
@@ -65,6 +74,8 @@ def test_each_cell_has_its_verdict(cell, expected, transaction_type):
         assert verdicts == []
         return
     drift, severity, action = expected
+    if transaction_type == "sent":
+        drift, severity, action = SENT.get((status, state.value, reservation), expected)
     if action == "reclaim" and transaction_type in {"sent", "melted"}:
         action = "record"
     (verdict,) = verdicts
@@ -83,6 +94,23 @@ def test_every_type_has_a_severity_and_the_ones_of_the_design():
         DriftType.QUOTE_PAID_INPUTS_UNSPENT,
         DriftType.QUOTE_UNPAID_INPUTS_SPENT,
     }
+
+
+@pytest.mark.parametrize("status", [TokenStatus.SPENT, TokenStatus.FAILED])
+@pytest.mark.parametrize("state", [UNSPENT, PENDING])
+def test_a_proof_that_lives_on_in_another_document_is_not_written_off_by_its_spent_copy(status, state):
+    document = token(status, 4, 8, type_="received")
+    states = {y(0): state, y(1): SPENT}
+    assert classify(document, states, context(elsewhere=frozenset({y(0)}))) == ()
+    both = {y(0): UNSPENT, y(1): UNSPENT}
+    (verdict,) = classify(document, both, context(elsewhere=frozenset({y(1)})))
+    assert (verdict.action, verdict.ys, verdict.value) == (Action.RECLAIM, (y(0),), 4)
+
+
+def test_a_counted_document_is_judged_whatever_else_holds_its_proofs():
+    document = token(TokenStatus.UNSPENT, 4)
+    (verdict,) = classify(document, {y(0): SPENT}, context(elsewhere=frozenset({y(0)})))
+    assert verdict.type is DriftType.DB_UNSPENT_MINT_SPENT
 
 
 # --- some of a document ---
