@@ -15,6 +15,7 @@ from daemon.ports import (
     PaceStatus,
     ProofStory,
     ReconcileReport,
+    SettlingStatus,
     StatusReport,
     TokenMention,
 )
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
         Y,
     )
     from melt.ports import Clock, Holdings, Mint, Store, StoreThreads, Tour
+    from melt.ports.cases import OpenFigures
     from melt.reconcile import Reconciler, ReconcileScope
     from melt.recovery import Recovery
 
@@ -111,6 +113,7 @@ class DaemonOperations:
     recovery: Recovery
     on_resolved: Callable[[Melt], None]
     plans: PlanDesk
+    open_figures: Callable[[], OpenFigures]
     lease_of: Callable[[MintAlias], LeaseStatus | None]
     hint_status: Callable[[MintAlias], HintStatus | None] = lambda _: None
     holdings: Holdings | None = None
@@ -195,6 +198,7 @@ class DaemonOperations:
         """The daemon on one page; answers although the store is down."""
         open_melts: dict[str, int] = {}
         open_discrepancies: dict[str, int] = {}
+        settling = SettlingStatus()
         oldest = 0.0
         open_events = 0
         plans: tuple[Plan, ...] = ()
@@ -208,6 +212,7 @@ class DaemonOperations:
             oldest = max(((now - melt.created_at).total_seconds() for melt in melts), default=0.0)
             counts = await self.threads(self.store.count_open_discrepancies)
             open_discrepancies = {"/".join(key): count for key, count in counts.items()}
+            settling = SettlingStatus.of(await self.threads(self.open_figures))
             open_events = len(await self.threads(partial(self.store.events, open_only=True, limit=EVENTS_MAX)))
             plans = await self.plans.plans(states=tuple(LIVE_PLAN), limit=PLANS_MAX)
         except StoreError as error:
@@ -234,6 +239,7 @@ class DaemonOperations:
             open_events=open_events,
             open_plans=plans,
             open_discrepancies=open_discrepancies,
+            settling=settling,
             loops=tuple(process.loops()),
             seed_id=process.seed_id,
             metrics_url=process.metrics_url(),

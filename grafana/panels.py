@@ -268,6 +268,63 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
         ),
     ),
     (
+        "Settling",
+        (
+            Panel(
+                title="Settling, waiting, due",
+                description="Open records by phase: younger than alert_after_s; watched until their document has stood still for "
+                "correct_after_s; waiting for nothing.",
+                unit="short",
+                queries=one(
+                    f"sum by (phase) (max by (type, severity, mint, phase) (meltd_open_discrepancies_by_phase{{{SCOPE}}}))",
+                    "{{phase}}",
+                ),
+            ),
+            Panel(
+                title="Phases by type",
+                description="Only what is open now. Payments of a wallet service beside meltd come and go as settling.",
+                unit="short",
+                kind="table",
+                queries=one(
+                    f"sum by (type, phase) (max by (type, severity, mint, phase) (meltd_open_discrepancies_by_phase{{{SCOPE}}})) > 0",
+                    "{{type}} {{phase}}",
+                ),
+            ),
+            Panel(
+                title="Value settling",
+                description="Counted ecash that the mint calls SPENT and that settles: as like as not the payments of others that "
+                f"are under way. {AMOUNTS}",
+                unit="short",
+                queries=one(f"max by (mint, unit) (meltd_settling_amount{{{SCOPE}}})", "{{mint}} ({{unit}})"),
+            ),
+            Panel(
+                title="Does not come to rest",
+                description="Records open for three times correct_after_s, because their document keeps changing. Runbook: DriftUnsettled.",
+                unit="short",
+                kind="stat",
+                width=4,
+                steps=RED_ABOVE_ZERO,
+                queries=one(f"sum(max by (mint) (meltd_unsettled_discrepancies{{{SCOPE}}}))", "unsettled"),
+            ),
+            Panel(
+                title="Last look at what settles",
+                description="Time since the documents of open records were last looked at, by mint. Runbook: SettlingStale.",
+                unit="s",
+                width=10,
+                queries=one(
+                    f"time() - max by (mint) (meltd_settle_last_success_timestamp_seconds{{{SCOPE}}})", "{{mint}}"
+                ),
+            ),
+            Panel(
+                title="Drift that alerts at once",
+                description="Found for the first time and not settling first: CRITICAL, or where nobody else spends.",
+                unit="short",
+                width=10,
+                queries=increase("meltd_discrepancies_alerting_total", "type", "{{type}}"),
+            ),
+        ),
+    ),
+    (
         "Sweep",
         (
             Panel(

@@ -58,6 +58,7 @@ COMMITTING: Final = frozenset(
         "save_sweep",
         "settle",
         "take_lease",
+        "watch",
         "wish_unique_proofs",
     }
 )

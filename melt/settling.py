@@ -100,7 +100,7 @@ class Watched:
     What a record holds of its time. ``mark`` is the document's digest that has stood still for ``watched_ms``.
 
     ``same_ms``: since when every whole look has asked for the same action on the same proofs. ``open_ms``: since it was opened,
-    whatever moved meanwhile. ``watcher`` is the process that counts, ``looks`` how often it has.
+    whatever moved meanwhile. ``watcher`` is the process that counts, ``looks`` how often that has moved: others look, too.
     """
 
     mark: str | None = None
@@ -123,7 +123,7 @@ class Watched:
             same_ms=self.same_ms + added_ms if same and not moved else 0,
             open_ms=self.open_ms + added_ms,
             watcher=watcher,
-            looks=self.looks + 1,
+            looks=self.looks + (added_ms > 0 or watcher != self.watcher),
         )
 
 
@@ -152,23 +152,22 @@ class Stopwatch:
         """
         What this look adds, and who watches the record from now on. Changes nothing: :meth:`noted` does, after the commit.
 
-        A first look adds nothing. A record that another process counts gets nothing from this one, unless its count has
-        not moved for two intervals of our own time: then it is ours, from now on.
+        A first look adds nothing, nor does one that finds another count than this process left: a look whose commit it never
+        heard of, or one of another thread, has added that time. A record that another process counts gets nothing from this
+        one, unless its count has not moved for two intervals of our own time: then it is ours, from now on.
         """
         now = self._monotonic()
         with self._lock:
             last = self._looks.get(record_id)
+        stands = last is not None and last.looks == before.looks
+        passed_ms = max(0, round(1000 * (now - last.at))) if stands and last is not None else 0
         if before.watcher == self.name:
-            passed = 0 if last is None else max(0, round(1000 * (now - last.at)))
-            return min(passed, self._step_max_ms), self.name
+            return min(passed_ms, self._step_max_ms), self.name
         if before.watcher is None or before.watcher.startswith(self._holder):
             return 0, self.name
-        stands = last is not None and last.looks == before.looks
-        if stands and last is not None and 1000 * (now - last.at) >= self._step_max_ms:
-            return 0, self.name
-        return 0, before.watcher
+        return 0, self.name if passed_ms >= self._step_max_ms else before.watcher
 
-    def noted(self, record_id: str, before: Watched, after: Watched) -> None:
+    def noted(self, record_id: str, after: Watched) -> None:
         """
         The look was written down.
 
@@ -177,8 +176,7 @@ class Stopwatch:
         now = self._monotonic()
         with self._lock:
             last = self._looks.get(record_id)
-            if after.watcher != self.name and last is not None and last.looks == before.looks:
-                self._looks[record_id] = _Look(looks=after.looks, at=last.at)
+            if after.watcher != self.name and last is not None and last.looks == after.looks:
                 return
             if len(self._looks) >= REMEMBERED_MAX and record_id not in self._looks:
                 self._looks.pop(next(iter(self._looks)))
@@ -207,17 +205,19 @@ def sighting(
     """
     One more look at an open record, which so far asked for ``action`` on ``ys``.
 
-    A finding without a mark (of a look that was about something else) leaves the one that is there.
+    A finding without a mark (of a look that was about something else) leaves the one that is there. Proofs that the mint did
+    not call SPENT before begin anew, too, where one record tells of both (the reservation of a melt that is over).
     """
     mark = finding.mark or before.mark
     anew = before.mark is not None and mark != before.mark
     first = before.mark is None and mark is not None
     says_otherwise = finding.whole and set(ys) != {str(y) for y in finding.ys}
+    is_gone_now = finding.action is Action.MARK_SPENT and action is not Action.MARK_SPENT
     watched = before.after(
         added_ms,
         watcher,
-        moved=anew or first or says_otherwise,
+        moved=anew or first or says_otherwise or is_gone_now,
         mark=mark,
-        same=action is finding.action,
+        same=action == finding.action,
     )
     return Sighting(watched=watched, anew=anew, keeps_words=not finding.whole and not anew)

@@ -19,6 +19,7 @@ from melt.model import (
     PostOutcome,
     TokenStatus,
 )
+from melt.waiting import waits_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -192,6 +193,7 @@ _MINT_SAYS: Final = {
     "DB_SPENT_MINT_UNSPENT": "UNSPENT",
     "DB_SPENT_MINT_PENDING": "PENDING",
     "DB_FAILED_MINT_UNSPENT": "UNSPENT",
+    "SENT_TOKEN_REDEEMED": "SPENT",
 }
 """What the mint called the proofs, where the type says it."""
 
@@ -305,7 +307,8 @@ def _now(records: StoryRecords) -> Iterator[str]:
             yield f"{_name(melt)} is {melt.state}{what}"
     for record in records.discrepancies:
         if record.state in {*OPEN_DISCREPANCY, DiscrepancyState.ACKNOWLEDGED}:
-            yield f"discrepancy {record.id} is {record.state} ({record.severity})"
+            waits = waits_for(record)
+            yield f"discrepancy {record.id} is {record.state} ({record.severity})" + (f": {waits}" if waits else "")
     for event in records.events:
         if event.resolved_at is None:
             yield f"CRITICAL event {event.type} is open"

@@ -13,7 +13,7 @@ from melt.model import PlanState
 from melt.model.mode import Mode
 
 if TYPE_CHECKING:
-    from daemon.ports import LeaseStatus, LoopStatus, MintStatus, StatusReport
+    from daemon.ports import LeaseStatus, LoopStatus, MintStatus, SettlingStatus, StatusReport
     from melt.model import HintStatus, Plan, SweepRecord
 
 
@@ -161,6 +161,28 @@ class PlanWaitingAnswer(Answer):
         )
 
 
+class SettlingAnswer(Answer):
+    """Open discrepancies by how far they are."""
+
+    settling: int = Field(description="So young that they page nobody.")
+    waiting: int = Field(description="Watched until their document has stood still for long enough.")
+    due: int = Field(description="Nothing is waited for.")
+    unsettled: int = Field(description="Do not come to rest, and are for a person; counted above, too.")
+    amounts: dict[str, int] = Field(
+        description="By unit, what settling ones say of counted ecash that is spent at the mint."
+    )
+
+    @classmethod
+    def of(cls, settling: SettlingStatus) -> Self:
+        return cls(
+            settling=settling.settling,
+            waiting=settling.waiting,
+            due=settling.due,
+            unsettled=settling.unsettled,
+            amounts=dict(settling.amounts),
+        )
+
+
 class StatusAnswer(Answer):
     """The whole daemon on one page."""
 
@@ -184,6 +206,7 @@ class StatusAnswer(Answer):
     open_events: int
     open_plans: list[PlanWaitingAnswer]
     open_discrepancies: dict[str, int] = Field(description="By `TYPE/SEVERITY/mint`.")
+    settling: SettlingAnswer
     unconfigured_mint_documents: int
     loops: list[LoopAnswer]
     metrics_url: str | None
@@ -211,6 +234,7 @@ class StatusAnswer(Answer):
             open_events=report.open_events,
             open_plans=[PlanWaitingAnswer.of(plan) for plan in report.open_plans],
             open_discrepancies=dict(report.open_discrepancies),
+            settling=SettlingAnswer.of(report.settling),
             unconfigured_mint_documents=report.unconfigured_mint_documents,
             loops=[LoopAnswer.of(loop) for loop in report.loops],
             metrics_url=report.metrics_url,

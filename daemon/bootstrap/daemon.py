@@ -186,6 +186,7 @@ class Daemon:
             on_event=ground.look_at_gauges,
             recovery=paying.recovery,
             on_resolved=self._resolved,
+            open_figures=ground.store.open_figures,
             hint_status=looking.hint_status,
             holdings=ground.store,
             plans=looking.planner,

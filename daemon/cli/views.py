@@ -166,6 +166,7 @@ def status(body: Body) -> None:
             ("open melts", open_melts),
             ("open events", body["open_events"]),
             ("open discrepancies", sum(body["open_discrepancies"].values())),
+            *([("settling", _settling(body["settling"]))] if _waits(body["settling"]) else []),
             *[
                 ("plan", f"{plan['id']} {plan['state']}: {plan['items']} items at {plain(plan['mint'])}")
                 for plan in body["open_plans"]
@@ -203,6 +204,18 @@ def status(body: Body) -> None:
     if stalled:
         loops = [(loop["name"], loop["stalled"], loop["restarts"], f"{loop['turned_s_ago']} s") for loop in stalled]
         table("Loops in trouble", ("loop", "stalled", "#restarts", "last turn"), loops, empty="")
+
+
+def _waits(settling: Body) -> bool:
+    return bool(settling["settling"] or settling["waiting"])
+
+
+def _settling(settling: Body) -> str:
+    """How many records wait, and what the youngest are worth."""
+    worth = ", ".join(f"{amount} {unit}" for unit, amount in settling["amounts"].items())
+    young = f"{settling['settling']} page nobody yet" + (f", worth {worth}" if worth else "")
+    stuck = f"; {settling['unsettled']} do not come to rest" if settling["unsettled"] else ""
+    return f"{young}; {settling['waiting']} wait to be carried out{stuck}"
 
 
 def _duration(seconds: float) -> str:

@@ -29,6 +29,7 @@ from daemon.ports.pace import Lane, PaceStatus
 from daemon.ports.plans import Casebook, PlanDesk
 from daemon.ports.repairs import Adoption, RepairProgress, RepairReport, RepairService
 from daemon.ports.restore import RestoreOperations
+from daemon.ports.settling import SettlingStatus
 from daemon.ports.summaries import SummaryReads
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "RepairReport",
     "RepairService",
     "RestoreOperations",
+    "SettlingStatus",
     "StatusReport",
     "SummaryReads",
     "SurveyReport",

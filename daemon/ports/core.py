@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from daemon.ports.settling import SettlingStatus
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
@@ -126,6 +128,7 @@ class StatusReport:
     oldest_open_melt_s: float = 0.0
     open_events: int = 0
     open_discrepancies: Mapping[str, int] = field(default_factory=dict)
+    settling: SettlingStatus = field(default_factory=SettlingStatus)
     loops: tuple[LoopStatus, ...] = ()
     seed_id: str | None = None
     metrics_url: str | None = None

@@ -129,6 +129,22 @@ def _answered_or_late(melt: Melt, now: datetime, patience: Patience) -> bool:
     return (now - since).total_seconds() >= patience.post_grace_s
 
 
+def by_another_clock(melt: Melt, now: datetime) -> dict[str, datetime | None]:
+    """
+    What changes in an entry that another instance's clock has dated, for whoever takes it over by its own.
+
+    A sighting is forgotten: the time since then can't be told. A request that seems to leave only later, because that clock
+    was ahead, has left by now; else nothing would be asked for as long as the clocks differ.
+    """
+    changes: dict[str, datetime | None] = {}
+    if melt.state not in {MeltState.FENCING, MeltState.HELD}:  # there both sightings were had
+        sightings = {"clear_since": melt.clear_since, "contradiction_since": melt.contradiction_since}
+        changes |= {name: None for name, since in sightings.items() if since is not None}
+    if melt.posted_at is not None and melt.posted_at > now:
+        changes["posted_at"] = now
+    return changes
+
+
 def decide(  # one table, read from top to bottom
     melt: Melt, states: Mapping[Y, MintState], quote: MeltQuote | None, *, now: datetime, patience: Patience
 ) -> Decision:

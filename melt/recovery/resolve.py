@@ -186,6 +186,7 @@ async def _journal(recovery: Recovery, melt: Melt, decision: Resolution, holder:
 
 
 async def _observe(recovery: Recovery, melt: Melt, holder: str) -> Melt:
+    posted = rules.by_another_clock(melt, recovery.clock.now()) if holder != melt.holder else {}
     return await recovery.threads(
         lambda: recovery.store.advance(
             melt,
@@ -196,6 +197,7 @@ async def _observe(recovery: Recovery, melt: Melt, holder: str) -> Melt:
             contradiction_since=None,
             error_code=None,
             error_detail=None,
+            **posted,
         )
     )
 

@@ -18,6 +18,7 @@ import structlog
 
 from melt.errors import InvariantBroken, LostRace, MeltdError, MintError
 from melt.model import EventType, MeltId, MeltState
+from melt.recovery.decide import by_another_clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -230,7 +231,8 @@ class Watcher:
         due.at = self._clock.monotonic() + self._delay(after, due.looks, moved=moved)
 
     async def _take_over(self, melt: Melt) -> Melt:
-        taken = await self._threads(lambda: self._store.advance(melt, melt.state, holder=self._holder))
+        changes = by_another_clock(melt, self._clock.now())
+        taken = await self._threads(lambda: self._store.advance(melt, melt.state, holder=self._holder, **changes))
         _log.warning("taken over from an instance that is gone", from_instance=melt.holder, state=melt.state.value)
         return taken
 

@@ -73,29 +73,27 @@ class Findings(Core):
         recorded: dict[str, Discrepancy] = {}
         for batch in in_batches(findings, BATCH_MAX):
 
-            def work(session: ClientSession, batch: Sequence[Finding] = batch) -> dict[str, tuple[Watched, Document]]:
+            def work(session: ClientSession, batch: Sequence[Finding] = batch) -> dict[str, Document]:
                 return self._record(session, batch, now)
 
-            for key, (before, after) in self._run_fenced(work).items():
-                self._stopwatch.noted(key, before, read_watched(after))
+            for key, after in self._run_fenced(work).items():
+                self._stopwatch.noted(key, read_watched(after))
                 recorded[key] = read_discrepancy(after)
         return tuple(recorded[discrepancy_id(finding)] for finding in findings)
 
-    def _record(
-        self, session: ClientSession, findings: Sequence[Finding], now: datetime
-    ) -> dict[str, tuple[Watched, Document]]:
-        """By id: how long it was watched before, and the record as it is now."""
+    def _record(self, session: ClientSession, findings: Sequence[Finding], now: datetime) -> dict[str, Document]:
+        """By id: the record as it is now."""
         by_id = {discrepancy_id(finding): finding for finding in findings}
         present = {
             raw["_id"]: raw for raw in self._c.discrepancies.find({"_id": {"$in": list(by_id)}}, session=session)
         }
-        seen: dict[str, tuple[Watched, Document]] = {}
+        seen: dict[str, Document] = {}
         collided = False
         for key, finding in by_id.items():
             before = read_watched(present.get(key) or {})
             added_ms, watcher = self._stopwatch.added_ms(key, before)
             after = _seen(present.get(key), finding, now, self._settle, added_ms=added_ms, watcher=watcher)
-            seen[key] = (before, after)
+            seen[key] = after
             try:
                 if key in present:
                     self._c.discrepancies.replace_one({"_id": key}, after, session=session)

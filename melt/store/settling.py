@@ -31,6 +31,7 @@ class _Same:
 
     added_ms: int
     watcher: str
+    looks: int
 
 
 class Settling(Core):
@@ -60,29 +61,29 @@ class Settling(Core):
         """See :meth:`melt.ports.SettleStore.watch`. Records that stand still together are written together."""
         for batch in in_batches(list(looked), BATCH_MAX):
 
-            def work(session: ClientSession, batch: Sequence[str] = batch) -> dict[str, tuple[Watched, Watched]]:
+            def work(session: ClientSession, batch: Sequence[str] = batch) -> dict[str, Watched]:
                 return self._watch(session, {record_id: looked[record_id] for record_id in batch})
 
-            for record_id, (before, after) in self._run_fenced(work).items():
-                self._stopwatch.noted(record_id, before, after)
+            for record_id, after in self._run_fenced(work).items():
+                self._stopwatch.noted(record_id, after)
 
-    def _watch(self, session: ClientSession, looked: Mapping[str, str]) -> dict[str, tuple[Watched, Watched]]:
+    def _watch(self, session: ClientSession, looked: Mapping[str, str]) -> dict[str, Watched]:
         chosen = {"_id": {"$in": list(looked)}, "state": {"$in": _NOT_OVER}}
-        counted: dict[str, tuple[Watched, Watched]] = {}
+        counted: dict[str, Watched] = {}
         together: dict[_Same, list[str]] = defaultdict(list)
         for raw in self._c.discrepancies.find(chosen, {"watched": 1}, session=session):
             record_id, mark, before = raw["_id"], looked[raw["_id"]], read_watched(raw)
             added_ms, watcher = self._stopwatch.added_ms(record_id, before)
             moved = mark != before.mark
             after = before.after(added_ms, watcher, moved=moved, mark=mark, same=True)
-            counted[record_id] = (before, after)
+            counted[record_id] = after
             if moved:
                 update: Document = {"$set": {"watched": raw_watched(after)}}
                 self._c.discrepancies.update_one({"_id": record_id}, update, session=session)
             else:
-                together[_Same(added_ms, watcher)].append(record_id)
+                together[_Same(added_ms, watcher, after.looks - before.looks)].append(record_id)
         for same, ids in together.items():
             added = dict.fromkeys(("watched.ms", "watched.same_ms", "watched.open_ms"), same.added_ms)
-            update = {"$inc": {**added, "watched.looks": 1}, "$set": {"watched.watcher": same.watcher}}
+            update = {"$inc": {**added, "watched.looks": same.looks}, "$set": {"watched.watcher": same.watcher}}
             self._c.discrepancies.update_many({"_id": {"$in": ids}}, update, session=session)
         return counted

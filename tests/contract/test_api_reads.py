@@ -10,10 +10,12 @@ import pytest
 
 from daemon.api.openapi import _ROUTES
 from daemon.api.problems import STATUS_OF
+from daemon.ports import SettlingStatus
 from melt.errors import Code, MeltdError, StoreUnavailable
 from melt.model import DiscrepancyState, DriftType, MeltState, TokenStatus
+from melt.ports.cases import OpenFigures
 from tests.support.running_api import RunningApi, running_api
-from tests.support.scripted import NPUB, Y_HEX
+from tests.support.scripted import NPUB, Y_HEX, make_status
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -157,6 +159,29 @@ async def test_the_status_is_the_daemon_on_one_page(api: RunningApi) -> None:
     assert [mint["up"] for mint in body["mints"]] == [True, False]
     assert body["mints"][0]["sweep"]["corrected"] == {"DB_UNSPENT_MINT_SPENT": 1}
     assert body["loops"][0]["name"] == "sweep"
+    assert body["settling"] == {"settling": 0, "waiting": 0, "due": 0, "unsettled": 0, "amounts": {}}
+
+
+async def test_the_status_counts_what_settles_and_keeps_units_apart(api: RunningApi) -> None:
+    figures = OpenFigures(
+        phases={
+            ("DB_UNSPENT_MINT_SPENT", "HIGH", "main", "settling"): 2,
+            ("DB_PENDING_MINT_SPENT", "MEDIUM", "far", "settling"): 1,
+            ("DB_UNSPENT_MINT_SPENT", "HIGH", "far", "waiting"): 4,
+            ("DUPLICATE_PROOF", "HIGH", "main", "due"): 5,
+        },
+        settling_value={
+            ("main", "sat"): 40,
+            ("far", "sat"): 2,
+            ("far", "usd"): 7,
+            ("main", "usd"): 0,
+            ("main", "eur"): 0,
+        },
+        unsettled={"main": 1, "far": 0},
+    )
+    api.operations.state = make_status(settling=SettlingStatus.of(figures))
+    told = (await api.http.get("/v1/status")).json()["settling"]
+    assert told == {"settling": 3, "waiting": 4, "due": 5, "unsettled": 1, "amounts": {"sat": 42, "usd": 7}}
 
 
 async def test_a_store_that_is_down_is_503_on_every_route_that_needs_it(api: RunningApi) -> None:

@@ -42,6 +42,7 @@ EXACT_SETTINGS: Final = {"melt.swap_when_overpay_exceeds": 100}
 EXACT: Final = Place(name="exact", settings=EXACT_SETTINGS)
 OWN: Final = Place(name="own", own=True)
 OWN_EXACT: Final = Place(name="own", own=True, settings=EXACT_SETTINGS)
+OWN_SETTLING: Final = Place(name="own", own=True, settings={"sweep.correct_after_s": 3, "sweep.look_s": 0.5})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from bson import ObjectId
 
 from melt.failpoints import BOUNDARIES, COMMITTING, ENDPOINTS
 from tests.faults.bench import ENDS, NotInTime, until
-from tests.faults.cases import OWN, OWN_EXACT, Case, Place, Skipped
+from tests.faults.cases import OWN, OWN_EXACT, OWN_SETTLING, Case, Place, Skipped
 from tests.faults.client import Gone, Reply, call
 from tests.faults.judge import Expect
 from tests.support.proxy import Act, Fault
@@ -173,6 +173,13 @@ def _reclaim(bench: Bench, bill: Bill | None) -> None:
         time.sleep(0.3)
 
 
+def _settle_down(bench: Bench, bill: Bill | None) -> None:
+    """Until what somebody else has spent is marked, which it is once its document has stood still for long enough."""
+    assert bill is None
+    tokens, chosen = bench.station.db["cashu_tokens"], {"npub": bench.owner, "status": "spent"}
+    _watch(bench, lambda: tokens.count_documents(chosen) == 1, "what was stolen to be marked spent")
+
+
 # --- what there is before ---
 
 
@@ -213,6 +220,14 @@ def _stolen(bench: Bench) -> Bill:
     return bench.bill(100)
 
 
+def _only_stolen(bench: Bench) -> None:
+    """A document whose proofs somebody else has spent, and one that is good."""
+    bad = bench.proofs(128)
+    bench.insert(bad)
+    bench.take(bad)
+    bench.fund(64)
+
+
 def _spent_and_honoured(bench: Bench) -> None:
     """
     What an old service has called spent although the mint honours it, beside what is spent in truth.
@@ -249,6 +264,12 @@ LOOKED_AT: Final = Story(prepare=_hanging, act=_melt_and_look, expect=Expect(sta
 SWEPT: Final = Story(prepare=_hanging, act=_sweep, expect=Expect(state="SETTLED", payments=1))
 STOLEN: Final = Story(prepare=_stolen, act=_melt)
 RECLAIMED: Final = Story(prepare=_spent_and_honoured, act=_reclaim, expect=Expect(state="none", payments=None))
+SETTLING: Final = Story(
+    prepare=_only_stolen,
+    act=_settle_down,
+    place=OWN_SETTLING,
+    expect=Expect(state="none", payments=None),
+)
 RESTORED: Final = Story(prepare=_database_restored, act=_melt)
 WRONG_PREIMAGE: Final = Story(
     prepare=_funded(500, preimage="wrong"),
@@ -297,6 +318,7 @@ def _crashes() -> dict[str, Crash]:
         "store.balances": (LOOKED_AT, "store.balances"),
         "store.clear_unseen": (SWEPT, "store.clear_unseen"),
         "store.save_sweep": (SWEPT, "store.save_sweep"),
+        "store.watch": (SETTLING, ("store.watch", "store.correct")),
         "mint.melt_quote": (PLAIN, "mint.melt_quote"),
         "mint.info": (PLAIN, "mint.info"),
         "mint.keysets": (PLAIN, "mint.keysets"),

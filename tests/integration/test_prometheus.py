@@ -12,11 +12,13 @@ from daemon.metrics import Metrics
 from daemon.ports import Lane
 from melt.errors import Severity
 from melt.model import DriftType, EventType, MeltState, MintAlias, Solvency, TokenStatus
+from melt.ports.cases import OpenFigures
 from tests.support.prometheus import PrometheusProcess
 
 pytestmark = pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed")
 
 MAIN = MintAlias("main")
+SPENT = "DB_UNSPENT_MINT_SPENT"
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +39,10 @@ def metrics() -> Metrics:
     made.set_liabilities(MAIN, "sat", TokenStatus.UNSPENT, 1000)
     made.set_solvency(MAIN, [Solvency(mint=MAIN, unit="sat", owed=1000, honoured=1000, at=datetime.now(UTC))])
     made.set_lease(MAIN, held=True, epoch=3)
+    made.settle_looked(MAIN)
     made.set_liabilities(MAIN, "sat", TokenStatus.UNSPENT, 1000)
     made.set_open_cases(oldest_age_s={}, value={("LOW", "sat"): 8})
+    made.set_settling(OpenFigures())
     made.set_plans({}, oldest_age_s=0)
     made.set_mint_frozen(MAIN, frozen=False)
     made.hints_connected(MAIN, connected=True)
@@ -84,6 +88,7 @@ def test_nothing_fires_while_all_is_well(prometheus: PrometheusProcess):
 
 def test_each_panel_has_an_answer(prometheus: PrometheusProcess, metrics: Metrics):
     metrics.set_open_discrepancies({("DB_PENDING_MINT_PENDING", "LOW", "main"): 1})
+    metrics.set_settling(OpenFigures(phases={("DB_PENDING_MINT_PENDING", "LOW", "main", "settling"): 1}))
     for _ in range(3):
         metrics.melt_ended(MAIN, "settled", 0.3)
         metrics.melt_phase(MAIN, "pay", 0.1)
@@ -94,6 +99,7 @@ def test_each_panel_has_an_answer(prometheus: PrometheusProcess, metrics: Metric
         prometheus.scraped(1)
     assert prometheus.unanswered_panels() == []
     metrics.set_open_discrepancies({})
+    metrics.set_settling(OpenFigures())
 
 
 def test_an_open_critical_event_fires_and_its_end_is_seen(prometheus: PrometheusProcess, metrics: Metrics):
@@ -106,9 +112,36 @@ def test_an_open_critical_event_fires_and_its_end_is_seen(prometheus: Prometheus
 
 def test_the_first_high_drift_ever_fires_and_stops(prometheus: PrometheusProcess, metrics: Metrics):
     metrics.drift_found(DriftType.DB_UNSPENT_MINT_SPENT, Severity.HIGH, MAIN)
+    metrics.drift_alerting(DriftType.DB_UNSPENT_MINT_SPENT, Severity.HIGH, MAIN)
     metrics.drift_corrected(DriftType.DB_UNSPENT_MINT_SPENT, Severity.HIGH, MAIN)
     prometheus.wait_firing("DriftHigh", "DB_UNSPENT_MINT_SPENT")
     prometheus.wait_quiet("DriftHigh", "DB_UNSPENT_MINT_SPENT")
+
+
+def test_drift_that_settles_alerts_once_it_is_old_and_is_called_uncorrected_once_it_is_due(
+    prometheus: PrometheusProcess, metrics: Metrics
+):
+    metrics.set_open_discrepancies({(SPENT, "HIGH", "main"): 1})
+    metrics.set_settling(OpenFigures(phases={(SPENT, "HIGH", "main", "settling"): 1}))
+    metrics.drift_found(DriftType.DB_UNSPENT_MINT_SPENT, Severity.HIGH, MAIN)
+    prometheus.scraped(6)
+    assert ("DriftHigh", SPENT) not in prometheus.alerts()
+    metrics.set_settling(OpenFigures(phases={(SPENT, "HIGH", "main", "waiting"): 1}))
+    prometheus.wait_firing("DriftHigh", SPENT)
+    assert ("DriftNotCorrected", SPENT) not in prometheus.alerts()
+    metrics.set_settling(OpenFigures(phases={(SPENT, "HIGH", "main", "due"): 1}))
+    prometheus.wait_firing("DriftNotCorrected", SPENT)
+    metrics.set_settling(OpenFigures())
+    metrics.set_open_discrepancies({})
+    prometheus.wait_quiet("DriftNotCorrected", SPENT)
+    prometheus.wait_quiet("DriftHigh", SPENT)
+
+
+def test_drift_that_does_not_come_to_rest_fires_and_stops(prometheus: PrometheusProcess, metrics: Metrics):
+    metrics.set_settling(OpenFigures(unsettled={"main": 2}))
+    prometheus.wait_firing("DriftUnsettled", "main")
+    metrics.set_settling(OpenFigures())
+    prometheus.wait_quiet("DriftUnsettled", "main")
 
 
 def test_a_mint_and_a_store_that_are_down_fire_and_stop(prometheus: PrometheusProcess, metrics: Metrics):

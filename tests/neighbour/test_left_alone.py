@@ -170,13 +170,13 @@ def test_a_document_that_was_sent_is_its_recipients_whatever_its_status_says(
     recipient = npub()
     neighbour.create_wallet(recipient)
     given = neighbour.send(sender, 32, style="old").result()
-    (sent,) = [raw for raw in db["cashu_tokens"].find({"npub": sender, "transaction_type": "sent"})]
+    (sent,) = list(db["cashu_tokens"].find({"npub": sender, "transaction_type": "sent"}))
     assert sent["status"] == "unspent"
     daemon = make_meltd(3, alert_after_s=0)
     daemon.start()
 
     (wallet,) = daemon.balances(sender)["wallets"]
-    assert wallet["balances"]["sent"]["amount"] == 32
+    assert wallet["balances"]["sent"]["amount"] == sent["total_amount"]
     assert wallet["spendable"] == wallet["balances"]["unspent"]["amount"] < 32
     refused = daemon.melt(sender, "main", invoice(mint, 40).invoice)
     assert refused.status_code == 402, refused.text
@@ -201,21 +201,19 @@ def test_what_is_split_from_a_sent_document_stays_sent(
     """A recipient who redeems a part: the rest is still theirs, under its parent."""
     sender, _ = user_with(neighbour, 64)
     neighbour.send(sender, 33, style="old").result()
-    (sent,) = [raw for raw in db["cashu_tokens"].find({"npub": sender, "transaction_type": "sent"})]
+    (sent,) = list(db["cashu_tokens"].find({"npub": sender, "transaction_type": "sent"}))
     part = [proof for proof in sent["proofs"] if proof["amount"] == 32]
     asyncio.run(TestWallet(mint.url).swap(part))
     daemon = make_meltd(2)
     daemon.start()
 
     wait_until(lambda: token(db, str(sent["_id"]))["status"] == "spent", daemon.log_tail)
-    (rest,) = [
-        raw for raw in db["cashu_tokens"].find({"npub": sender, "transaction_type": "sent", "status": "unspent"})
-    ]
+    (rest,) = list(db["cashu_tokens"].find({"npub": sender, "transaction_type": "sent", "status": "unspent"}))
     assert rest["transaction_id"] == f"{sent['transaction_id']}_keep"
     assert rest["metadata"]["parent_transaction_id"] == sent["transaction_id"]
     assert rest["total_amount"] == sent["total_amount"] - 32
     assert neighbour.invalid() == []
-    assert neighbour.save(str(rest["_id"]))["ok"] is not False
+    neighbour.save(str(rest["_id"]), proofs=True)
 
 
 def test_a_split_never_comes_between_the_neighbours_last_look_and_its_write(
@@ -394,22 +392,22 @@ def test_a_daemon_that_is_killed_again_and_again_settles_nothing_early(
 ) -> None:
     """What it was not there to watch does not count; what it watched in each life does."""
     _, source = owner_dies_in_the_middle(start_neighbour(), db, mint)
-    daemon = make_meltd(6)
-    daemon.start()
-    wait_until(lambda: settle_records(db, source).get("DB_UNSPENT_MINT_SPENT"), daemon.log_tail)
+    daemon = make_meltd(12)
     alive = 0.0
-    for _ in range(3):
+    for _ in range(4):
         began = time.monotonic()
-        daemon.reconcile(statuses=ALL)
-        time.sleep(0.7)
-        daemon.reconcile(statuses=ALL)
-        alive += time.monotonic() - began
-        daemon.kill()
-        time.sleep(1.5)  # nobody watches
         daemon.start()
+        for _ in range(2):
+            daemon.reconcile(statuses=ALL)
+            time.sleep(0.7)
+        daemon.kill()
+        alive += time.monotonic() - began
+        time.sleep(2)  # nobody watches
     watched = settle_records(db, source)["DB_UNSPENT_MINT_SPENT"]["watched"]["ms"]
-    assert watched <= 1000 * (alive + 3) < 6_000 + 3_000
-    assert token(db, source)["status"] == "unspent"
+    assert 2_000 < watched <= 1000 * alive
+    daemon.start()
+    if watched < 10_000:
+        assert token(db, source)["status"] == "unspent"
     wait_until(lambda: token(db, source)["status"] == "spent", daemon.log_tail)
 
 

@@ -125,6 +125,14 @@ PLANTED = {
     "the lag may be ten times its target": ("> 2 * max by (job, mint) (meltd_detection_lag_target_seconds)", "> 10 * max by (job, mint) (meltd_detection_lag_target_seconds)"),
     "the worst daemon's lag counts": ("min by (job, mint) (meltd_detection_lag_seconds)", "max by (job, mint) (meltd_detection_lag_seconds)"),
     "an hour of pause alerts": ("for: 4h", "for: 30m"),
+    "what settles pages": ('phase=~"waiting|due"', 'phase=~"settling|waiting|due"'),
+    "what is older than alert_after_s pages nobody": ('phase=~"waiting|due"', 'phase=~"due"'),
+    "what waits for its time is called uncorrected": ('phase="due"', 'phase=~"waiting|due"'),
+    "somebody else's payment is called a loss": ("(max by (job, mint, unit) (meltd_settling_amount) or", "(0 * max by (job, mint, unit) (meltd_settling_amount) or"),
+    "two daemons count what settles twice": ("(max by (job, mint, unit) (meltd_settling_amount)", "(sum by (job, mint, unit) (meltd_settling_amount)"),
+    "one that has never looked is not missed": ("unless on (job, mint)\n          time()", "and on (job, mint)\n          0 - time()"),
+    "nobody needs to hold the lease": ('"(.+)")) == 1', '"(.+)")) >= 0'),
+    "a handover of the lease alerts": ("time() - max by (job, mint) (meltd_settle", "time() - min by (job, mint) (meltd_settle"),
     "nothing scraped goes unnoticed": (' or absent(up{job="meltd"})', ""),
 }  # fmt: skip
 

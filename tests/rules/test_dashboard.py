@@ -121,7 +121,14 @@ def test_amounts_are_never_summed_over_units(title: str, expr: str):
 
 @pytest.mark.parametrize(
     "metric",
-    ["meltd_open_critical_events", "meltd_open_discrepancies", "meltd_liabilities_amount", "meltd_open_melts"],
+    [
+        "meltd_open_critical_events",
+        "meltd_open_discrepancies",
+        "meltd_open_discrepancies_by_phase",
+        "meltd_unsettled_discrepancies",
+        "meltd_liabilities_amount",
+        "meltd_open_melts",
+    ],
 )
 def test_gauges_of_the_database_are_folded_over_daemons_before_anything_is_summed(metric: str):
     for title, expr in QUERIES:

@@ -30,11 +30,14 @@ from melt.model import (
     Token,
     TokenId,
     TokenStatus,
+    Y,
 )
+from melt.settling import SettlePolicy
 from tests.simulation.model_ecash import ModelOutputs, blinded_of
 from tests.simulation.model_ledger import Commit
 from tests.simulation.model_mint import ModelMint
 from tests.simulation.model_store import ModelStore
+from tests.simulation.standing import Standing, counts
 
 if TYPE_CHECKING:
     from tests.simulation.ports import Observations
@@ -78,6 +81,23 @@ class Books:
     ranges: dict[tuple[str, str], dict[int, tuple[MeltId, str]]] = field(default_factory=dict)
     fenced: set[MeltId] = field(default_factory=set)
     urls: dict[str, MintAlias] = field(default_factory=dict)
+    settle: SettlePolicy = field(default_factory=SettlePolicy)
+    left: set[Y] = field(default_factory=set)
+    """Proofs that another writer has taken out of its users' money, though its documents of history still hold them."""
+    standing: Standing = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.standing = Standing(self.store, self.mints, self.urls, self.now, self.say, self.settle)
+
+    def arrives(self, npub: str, alias: MintAlias, proofs: Sequence[Proof]) -> None:
+        """Another writer has stored these for a user."""
+        self.deposits[npub, alias] = self.deposits.get((npub, alias), 0) + sum(proof.amount for proof in proofs)
+        self.left.difference_update(proof.y for proof in proofs)
+
+    def leaves(self, npub: str, alias: MintAlias, proofs: Sequence[Proof]) -> None:
+        """Another writer counts these no longer."""
+        self.deposits[npub, alias] -= sum(proof.amount for proof in proofs)
+        self.left.update(proof.y for proof in proofs)
 
     def say(self, text: str) -> None:
         """Note a violation; the world ends at the next look."""
@@ -91,7 +111,8 @@ class Books:
     # --- at each commit ---
 
     def on_commit(self, commit: Commit) -> None:
-        """I4, I5 (sums), I7, I9, and the journal's moves."""
+        """I4, I5 (sums), I7, I9, I13, and the journal's moves."""
+        self.standing.on_commit(commit, external=self.external)
         tables = self.store.tables
         changed = {}
         for token_id, before in commit.tokens.items():
@@ -110,8 +131,10 @@ class Books:
             self.require(after.transaction_type != "melted" or before is not None, f"I4: melted document {token_id}")
             self.require(after.total_amount == after.amount, f"I5: total_amount of {token_id}")
             for proof in after.proofs:
-                owner = tables.secrets.get(proof.secret)
-                self.require(owner == token_id, f"I4: proof {proof.y[:10]} lies in {owner} and in {token_id}")
+                held = tables.secrets.get(proof.secret, {})
+                others = [one for one in held if one != token_id and counts(tables.tokens[one])]
+                alone = token_id in held and not (others and counts(after))
+                self.require(alone, f"I4: proof {proof.y[:10]} lies in {others} and in {token_id}")
         if not self.external:
             said = {entry.token_id: (entry.from_status, entry.to_status) for entry in commit.entries}
             self.require(said == changed, f"I9: statuses changed {changed}, the audit says {said}")
@@ -200,7 +223,8 @@ class Books:
     def on_post(
         self, mint: ModelMint, quote_id: QuoteId, inputs: Sequence[Proof], outputs: Sequence[BlindedMessage]
     ) -> None:
-        """I1, I2."""
+        """I1, I2, I13."""
+        self.standing.on_inputs(tuple(inputs))
         posted = self.seen.posts[quote_id]
         self.require(posted.sent == 1, f"I1: POST {posted.sent} of quote {quote_id}")
         entry = next((m for m in self.store.tables.melts.values() if m.quote_id == quote_id), None)
@@ -226,7 +250,8 @@ class Books:
                 self.require(not alive and not paid, f"I1: {quote_id} is posted beside {other.id} for one invoice")
 
     def on_swap(self, inputs: Sequence[Proof], outputs: Sequence[BlindedMessage]) -> None:
-        """I2 for swaps."""
+        """I2 and I13 for swaps."""
+        self.standing.on_inputs(tuple(inputs))
         wanted = tuple(outputs)
         for melt in self.store.tables.melts.values():
             for plan in (melt.swap, melt.fence):
@@ -311,7 +336,7 @@ class Books:
             self.require(melt is not None and melt.is_open, f"token {token.id} is reserved by a melt that ended")
         elif token.status is TokenStatus.PENDING:
             self.say(f"token {token.id} is pending and nobody's")
-        if token.id in self.unclaimed and token.transaction_type == "sent":
+        if token.is_sent:
             ours = [p for p in token.proofs if mint.spent_by.get(p.y, OTHERS) != OTHERS]
             self.require(not ours, f"token {token.id} was sent to somebody, and taken back")
         frozen = f"mint:{self.urls[token.mint_url]}"
@@ -327,24 +352,27 @@ class Books:
     def _conserved(self, npub: str, alias: MintAlias) -> None:
         """I5: before = after + paid + Lightning fee + input fees + shortfall + what others took."""
         mint = self.mints[alias]
-        after = held = taken = 0
+        after = held = 0
+        taken: dict[Y, int] = {}
+        counted: set[Y] = set()
         melts = self.store.tables.melts.values()
         booked = {ref.y for m in melts if m.state is MeltState.SETTLED for ref in m.inputs}
         for token in self.store.tables.tokens.values():
             if not isinstance(token, Token) or token.npub != npub or self.urls[token.mint_url] != alias:
                 continue
-            if token.id in self.unclaimed:
+            if token.id in self.unclaimed or token.is_sent:
                 continue
             # What a quote took after the mint had called it unpaid is lost to that lie, and found by a tour.
             takers = {OTHERS, *mint.lied}
             others = [p for p in token.proofs if mint.spent_by.get(p.y) in takers and p.y not in booked]
-            stolen = sum(proof.amount for proof in others)
+            if token.status in {TokenStatus.UNSPENT, TokenStatus.PENDING}:
+                counted.update(proof.y for proof in token.proofs)
             if token.status is TokenStatus.UNSPENT:
                 after += token.amount
             elif token.status is TokenStatus.PENDING:
                 held += token.amount
             else:
-                taken += stolen
+                taken |= {proof.y: proof.amount for proof in others if proof.y not in self.left}
         spent = 0
         before = self.deposits[npub, alias]
         for melt in melts:
@@ -356,10 +384,11 @@ class Books:
             if melt.kind is JournalKind.MELT and melt.state is MeltState.SETTLED:
                 before += max(0, melt.change_amount - melt.overpaid)  # a mint that gives too much
                 spent += melt.amount + (melt.fees_paid or 0) + melt.input_fee + melt.shortfall
+        theirs = sum(amount for y, amount in taken.items() if y not in counted)
         self.require(
-            before == after + held + spent + taken,
+            before == after + held + spent + theirs,
             f"I5: {npub[:12]} at {alias} had {before}; has {after}, held {held}, spent {spent}, "
-            f"taken by others {taken}: {after + held + spent + taken}",
+            f"taken by others {theirs}: {after + held + spent + theirs}",
         )
 
     def _paid_once(self) -> None:

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from random import Random
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from daemon.settle import SettleDesk, SettleRounds
+from melt.beyond import Looked
 from melt.caps import CapPolicy, Caps
 from melt.corrections import Corrections
 from melt.errors import MintError, StoreError
 from melt.events import CriticalEvents
-from melt.model import Actor, Melt, MintAlias, ResolveAs, TokenStatus
-from melt.ports import EventSpool, Store
+from melt.model import Actor, Keyset, KeysetId, Melt, MintAlias, ResolveAs, TokenStatus
+from melt.ports import EventSpool, Mint
 from melt.preflight import Preflight
 from melt.reconcile import TOURED, Outcome, ReconcilePolicy, Reconciler
 from melt.recovery import Patience, Recovery, RecoveryPolicy, resolve
 from melt.saga import Engine, Forward, MeltPolicy, MeltRequest, Watcher, WatchPolicy
 from melt.sentinels import Sentinels
+from melt.settling import SettlePolicy
 from tests.simulation.model_ecash import ModelOutputs
 from tests.simulation.model_mint import ModelMint
+from tests.simulation.model_store import ModelStore
 from tests.simulation.ports import Life, MintLink, Nobody, Observations, SimClock, SimEntropy, SimThreads
 
 T = TypeVar("T")
@@ -40,6 +44,34 @@ class Tuning:
     swap_when_overpay_exceeds: int = 0
     pending_grace_s: float = 60.0
     confirm_after_s: float = 20.0
+    settle: SettlePolicy = field(default_factory=SettlePolicy)
+
+
+@dataclass(frozen=True, slots=True)
+class OthersHoldings:
+    """Of :mod:`melt.beyond` what settling needs, which is who else holds a proof; signatures and double counts are others' tests."""
+
+    holdings: ModelStore
+
+    async def keysets(self, mint: Mint, _: object) -> tuple[Mapping[KeysetId, Keyset], bool]:
+        """What the mint lists."""
+        return await mint.keysets(), True
+
+    async def look(self, *_: object, **__: object) -> Looked:
+        """Nothing."""
+        return Looked()
+
+
+class NoLanes:
+    """A mint's lanes where only one looks at it at a time."""
+
+    async def page(self, lane: object, work: Callable[[], Awaitable[None]], outcome: Outcome, **_: object) -> float:
+        """Do it."""
+        await work()
+        return 0.0
+
+    async def rest(self, *_: object) -> None:
+        """There is nobody to wait for."""
 
 
 class Died(Exception):
@@ -53,7 +85,7 @@ class Instance:
         self,
         life: Life,
         *,
-        store: Store,
+        store: ModelStore,
         mints: Mapping[MintAlias, tuple[ModelMint, str]],
         outputs: ModelOutputs,
         seen: Observations,
@@ -65,7 +97,7 @@ class Instance:
         self.life = life
         self._clock = clock
         self._store = store
-        self._threads = threads = SimThreads(life)
+        self._threads = threads = SimThreads(life, store, clock)
         entropy = SimEntropy(rng)
         nobody = Nobody()
         self.links = {alias: MintLink(life, mint, seen, alias=alias, url=url) for alias, (mint, url) in mints.items()}
@@ -132,11 +164,31 @@ class Instance:
             clock=clock,
             entropy=entropy,
             telemetry=nobody,
-            policy=ReconcilePolicy(pending_grace_s=tuning.pending_grace_s, confirm_after_s=tuning.confirm_after_s),
+            policy=ReconcilePolicy(
+                pending_grace_s=tuning.pending_grace_s,
+                confirm_after_s=tuning.confirm_after_s,
+                shares=tuning.settle.waits,
+            ),
             caps=Caps(CapPolicy()),
             holder=life.holder,
+            beyond=OthersHoldings(store),  # type: ignore[arg-type]
         )
+        lanes: Any = NoLanes()
+        self._settle_rounds = SettleRounds(
+            desk=SettleDesk(store, store),
+            threads=threads,
+            mints=self.links,
+            reconciler=self.reconciler,
+            lanes=dict.fromkeys(self.links, lanes),
+            clock=clock,
+            policy=tuning.settle,
+            page_documents=8,
+            is_paused=lambda _: None,
+            expected_documents=lambda _: 0,
+        )
+        self._look_s = tuning.settle.look_s
         self._watching = life.spawn(self._watch())
+        self._settling = life.spawn(self._settle())
 
     async def _watch(self) -> None:
         """As the daemon's loop does."""
@@ -148,6 +200,13 @@ class Instance:
             except StoreError:
                 delay = 1.0
             await self._clock.wait(self.engine.followed, min(delay, WATCH_STEP_S_MAX))
+
+    async def _settle(self) -> None:
+        """As the daemon's loops do, one a mint."""
+        while not self.life.dead:
+            await self._clock.sleep(self._look_s)
+            for alias in self.links:
+                await self._settle_rounds.round(alias, lambda: self.life.dead, lambda: None)
 
     async def melt(self, request: MeltRequest, wait_s: float) -> Melt:
         """A request over the socket. Raises Died where this instance is killed meanwhile."""
@@ -192,5 +251,6 @@ class Instance:
         self.life.weather.trace(f"{self.life.holder}: stops")
         await self.engine.drain(drain_s)
         self._watching.cancel()
+        self._settling.cancel()
         await self.watcher.stop()
         self.life.die("at the end of its drain")

@@ -95,7 +95,8 @@ class Tables:
         self.shards: dict[Shard, Lease] = {}
         self.members: dict[str, Member] = {}
         self.sweeps: dict[str, SweepRecord] = {}
-        self.secrets: dict[str, TokenId] = {}
+        self.secrets: dict[str, dict[TokenId, None]] = {}
+        """By secret the documents that hold it."""
         self.on_commit: Callable[[Commit], None] | None = None
         self.commits = 0
         self._made = 0
@@ -159,11 +160,13 @@ class Tables:
         old = self.tokens.get(token_id)
         if isinstance(old, Token):
             for proof in old.proofs:
-                if self.secrets.get(proof.secret) == token_id:
-                    del self.secrets[proof.secret]
+                holders = self.secrets.get(proof.secret, {})
+                holders.pop(token_id, None)
+                if not holders:
+                    self.secrets.pop(proof.secret, None)
         if isinstance(token, Token):
             for proof in token.proofs:
-                self.secrets.setdefault(proof.secret, token_id)
+                self.secrets.setdefault(proof.secret, {})[token_id] = None
 
     def put_melt(self, melt: Melt) -> None:
         """Insert or replace a journal entry."""

@@ -31,6 +31,7 @@ from melt.model import (
     DriftType,
     EventType,
     Finding,
+    Holder,
     MalformedToken,
     MeltId,
     MeltState,
@@ -101,9 +102,13 @@ class ModelStore(ModelJournal):
         self.settle_policy = settle or SettlePolicy()
         self.stopwatch = self.new_stopwatch("model", "0")
 
-    def new_stopwatch(self, holder: str, life: str) -> Stopwatch:
-        """Of one process; whoever asks the store with several in turn sets :attr:`stopwatch` before each call."""
-        return Stopwatch(holder, life, self._clock.monotonic, self.settle_policy.step_max_ms)
+    def new_stopwatch(self, holder: str, life: str, monotonic: Callable[[], float] | None = None) -> Stopwatch:
+        """Of one process; whoever asks the store with several in turn says :meth:`called_by` before each call."""
+        return Stopwatch(holder, life, monotonic or self._clock.monotonic, self.settle_policy.step_max_ms)
+
+    def called_by(self, stopwatch: Stopwatch, clock: Clock) -> None:
+        """The next call is of this process: each has its own clock, and its own memory of what it looked at."""
+        self.stopwatch, self._clock = stopwatch, clock
 
     def _now(self) -> datetime:
         now = self._clock.now()
@@ -229,7 +234,7 @@ class ModelStore(ModelJournal):
 
     def record(self, findings: Sequence[Finding]) -> tuple[Discrepancy, ...]:
         now = self._now()
-        noted: list[tuple[str, Watched, Watched]] = []
+        noted: list[tuple[str, Watched]] = []
         with self.tables.transaction():
             self.require_fence()
             for finding in {_identity(finding): finding for finding in findings}.values():
@@ -242,9 +247,9 @@ class ModelStore(ModelJournal):
                 )
                 self.tables.put(self.tables.discrepancies, key, record)
                 self.tables.put(self.tables.watched, key, after)
-                noted.append((key, before, after))
-        for key, before, after in noted:
-            self.stopwatch.noted(key, before, after)
+                noted.append((key, after))
+        for key, after in noted:
+            self.stopwatch.noted(key, after)
         return tuple(self.tables.discrepancies[_identity(finding)] for finding in findings)
 
     def clear_unseen(self, subjects: Sequence[str], seen: Sequence[str]) -> int:
@@ -319,6 +324,27 @@ class ModelStore(ModelJournal):
         if not (warrant.at_once or settled):
             raise LostRace(f"discrepancy {record.id} has not settled")
 
+    # --- who else holds a proof (:class:`melt.ports.Holdings`) ---
+
+    @property
+    def unique_proofs_indexed(self) -> bool:
+        """Nothing keeps another writer from storing a proof twice here."""
+        return False
+
+    def holders(self, proofs: Sequence[Proof]) -> Mapping[Y, tuple[Holder, ...]]:
+        found = {proof.y: tuple(map(self._holder, self.tables.secrets.get(proof.secret, ()))) for proof in proofs}
+        return {y: held for y, held in found.items() if len(held) > 1}
+
+    def _holder(self, token_id: TokenId) -> Holder:
+        token = self.tables.token(token_id)
+        return Holder(
+            token_id=token_id,
+            npub=token.npub,
+            status=token.status,
+            is_melted=token.transaction_type == "melted",
+            is_sent=token.is_sent,
+        )
+
     # --- what settles ---
 
     def open_about_tokens(self, mint: MintAlias, limit: int) -> tuple[Discrepancy, ...]:
@@ -333,7 +359,7 @@ class ModelStore(ModelJournal):
         return {token_id: self.tables.tokens[token_id].mark for token_id in ids if token_id in self.tables.tokens}
 
     def watch(self, looked: Mapping[str, str]) -> None:
-        noted: list[tuple[str, Watched, Watched]] = []
+        noted: list[tuple[str, Watched]] = []
         with self.tables.transaction():
             self.require_fence()
             for key, mark in looked.items():
@@ -345,9 +371,9 @@ class ModelStore(ModelJournal):
                 after = before.after(added_ms, watcher, moved=mark != before.mark, mark=mark, same=True)
                 self.tables.put(self.tables.watched, key, after)
                 self.tables.put(self.tables.discrepancies, key, replace(record, **_times(after)))
-                noted.append((key, before, after))
-        for key, before, after in noted:
-            self.stopwatch.noted(key, before, after)
+                noted.append((key, after))
+        for key, after in noted:
+            self.stopwatch.noted(key, after)
 
     def discrepancies(
         self,

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from random import Random
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from melt.errors import MintRejected, MintUnreachable, StateRegressed, StoreUnavailable
 from melt.mint.sorting import NOT_SENT, sort_melt, sort_swap
@@ -42,6 +42,10 @@ from melt.model import (
     Y,
 )
 from tests.simulation.model_mint import DENOMINATIONS, Gone, ModelMint, No
+
+if TYPE_CHECKING:
+    from melt.settling import Stopwatch
+    from tests.simulation.model_store import ModelStore
 
 T = TypeVar("T")
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
@@ -89,13 +93,14 @@ class SimSpool:
 
 
 class SimClock:
-    """Implements :class:`melt.ports.Clock` in the loop's virtual time."""
+    """Implements :class:`melt.ports.Clock` in the loop's virtual time; the wall clock may be ahead of it."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, ahead_s: float = 0.0) -> None:
         self._loop = loop
+        self._ahead = timedelta(seconds=ahead_s)
 
     def now(self) -> datetime:
-        return EPOCH + timedelta(seconds=self._loop.time())
+        return EPOCH + timedelta(seconds=self._loop.time()) + self._ahead
 
     def monotonic(self) -> float:
         return self._loop.time()
@@ -135,6 +140,8 @@ class Life:
 
     holder: str
     weather: Weather
+    name: str = ""
+    """Of this run, of which a holder has many."""
     dead: bool = False
     died: asyncio.Event = field(default_factory=asyncio.Event)
     tasks: list[asyncio.Task[Any]] = field(default_factory=list)
@@ -166,16 +173,27 @@ class Life:
         return task
 
 
+class _Unheard:
+    """A stopwatch whose process does not hear of its commits, and so notes none."""
+
+    def __init__(self, stopwatch: Stopwatch) -> None:
+        self.added_ms = stopwatch.added_ms
+        self.noted = _nothing
+
+
 class SimThreads:
     """
-    Implements :class:`melt.ports.StoreThreads`: the store's latency and failures.
+    Implements :class:`melt.ports.StoreThreads`: the store's latency and failures, and whose calls these are.
 
     A call may fail before anything happened or after it was committed; the caller can't tell which. A call that is
     under way when its caller dies or is cancelled is done nevertheless, or is not.
     """
 
-    def __init__(self, life: Life) -> None:
+    def __init__(self, life: Life, store: ModelStore, clock: SimClock) -> None:
         self._life = life
+        self._store = store
+        self._clock = clock
+        self._stopwatch = store.new_stopwatch(life.holder, life.name)
 
     async def __call__(self, work: Callable[[], T], /) -> T:
         life, rng = self._life, self._life.weather.rng
@@ -206,6 +224,8 @@ class SimThreads:
         result: Any = None
         error: Exception | None = None
         if not fails or after:
+            watch: Any = _Unheard(self._stopwatch) if fails else self._stopwatch
+            self._store.called_by(watch, self._clock)
             try:
                 result = work()
             except Exception as raised:  # noqa: BLE001 - the caller gets it, as from a thread

@@ -18,10 +18,10 @@ from typing import Any
 import melt.recovery.reclaim as reclaim_module
 import melt.saga.engine as engine_module
 from melt.errors import Code, MeltdError
-from melt.invoice import Invoice
 from melt.model import (
     Actor,
     BlindedMessage,
+    DiscrepancyState,
     MalformedToken,
     Melt,
     MeltState,
@@ -34,35 +34,28 @@ from melt.model import (
     TokenStatus,
 )
 from melt.saga import MeltRequest
+from melt.settling import SettlePolicy
 from tests.simulation import logs
 from tests.simulation.books import Books, Violation
 from tests.simulation.instance import Died, Instance, Tuning
 from tests.simulation.lightning import Lightning
-from tests.simulation.model_ecash import ModelOutputs, fast_y
+from tests.simulation.model_ecash import ModelOutputs, fast_y, looks_like_a_point, read_invoice
 from tests.simulation.model_mint import GENERATIONS, Manners, ModelMint
 from tests.simulation.model_store import ModelStore
+from tests.simulation.neighbour import Neighbour
 from tests.simulation.ports import EPOCH, Life, Observations, SimClock, SimSpool, Weather
 from tests.simulation.virtual_loop import VirtualLoop
 
 STORM_S = 40.0
+LONG_S = 120.0
+"""What settles later than this is looked at less often: the virtual time of a world is what it costs."""
 REST_S_MAX = 3600.0
 CRASHES_MAX = 12
 KEYSETS_MAX = 4
 
 
-def _read_invoice(text: str, *, now: object) -> Invoice:
-    """Invoices of this world are ``ln:<payment hash>:<amount in sat>``."""
-    _, payment_hash, amount = text.split(":")
-    return Invoice(text=text, payment_hash=payment_hash, amount_msat=int(amount) * 1000, expires_at=2**40)
-
-
-def _looks_like_a_point(text: str) -> bool:
-    """The points of this world are hashes."""
-    return len(text) == 66
-
-
-engine_module.read_invoice = _read_invoice  # type: ignore[attr-defined]
-reclaim_module.is_point = _looks_like_a_point  # type: ignore[attr-defined]
+engine_module.read_invoice = read_invoice  # type: ignore[attr-defined]
+reclaim_module.is_point = looks_like_a_point  # type: ignore[attr-defined]
 
 
 @dataclass(slots=True)
@@ -103,6 +96,10 @@ class World:
     crashes: int = 0
     started: int = 0
     users: list[str] = field(default_factory=list)
+    """Whom meltd pays from."""
+    wallets: dict[tuple[str, MintAlias], str] = field(default_factory=dict)
+    neighbour: Neighbour | None = None
+    ahead_s: dict[str, float] = field(default_factory=dict)
     storm: bool = True
 
     def __post_init__(self) -> None:
@@ -114,8 +111,11 @@ class World:
         self.weather = Weather(rng=rng, trace=self.trace)
         self.lightning = Lightning(rng=rng, lies=self.lies, slow=self.wild)
         self.outputs = ModelOutputs(f"seed of {self.seed}")
-        self.store = ModelStore(clock=self.clock, y_of=fast_y)
-        self.tuning = Tuning(swap_when_overpay_exceeds=rng.choice((0, 0, 1, 8)), post_grace_s=rng.choice((8.0, 15.0)))
+        settle = self._settle_policy()
+        self.store = ModelStore(clock=self.clock, y_of=fast_y, settle=settle)
+        self.tuning = Tuning(
+            swap_when_overpay_exceeds=rng.choice((0, 0, 1, 8)), post_grace_s=rng.choice((8.0, 15.0)), settle=settle
+        )
         self._make_mints()
         self.books = Books(
             store=self.store,
@@ -124,13 +124,16 @@ class World:
             seen=self.seen,
             confirm_s=self.tuning.confirm_s,
             now=self.loop.time,
+            settle=settle,
+            urls={url: alias for alias, (_, url) in self.mints.items()},
         )
         self.seen.on_post = self._on_post
         self.seen.on_swap = self._on_swap
         self.seen.on_refused = self._on_refused
         self.store.tables.on_commit = self._on_commit
-        self.books.urls = {url: alias for alias, (_, url) in self.mints.items()}
         self._make_users()
+        if settle.waits and rng.random() < 0.8:
+            self.neighbour = self._make_neighbour()
 
     # --- what happened ---
 
@@ -157,6 +160,41 @@ class World:
 
     # --- making it ---
 
+    def _settle_policy(self) -> SettlePolicy:
+        """Of a database that nobody else spends from, or of one that others spend from too."""
+        rng = self.rng
+        if rng.random() < 0.5:
+            return SettlePolicy()
+        correct_after_s = rng.choice((60.0, rng.uniform(60.0, 200.0), rng.uniform(60.0, 600.0)))
+        return SettlePolicy(
+            correct_after_s=correct_after_s,
+            alert_after_s=30.0,
+            look_s=30.0 if correct_after_s > LONG_S else rng.choice((5.0, 10.0, 30.0)),
+            pending_grace_s=rng.choice((0.0, 60.0)),
+        )
+
+    def _make_neighbour(self) -> Neighbour:
+        """A wallet service that pays from users of its own, from all of ours, or from both."""
+        shared, mine = (), ()
+        how = self.rng.random()
+        if how < 0.6:
+            mine = tuple(self._make_user(f"n{number}") for number in range(self.rng.choice((1, 1, 2))))
+        if how > 0.5:
+            shared = tuple(self.users)
+        return Neighbour(
+            store=self.store,
+            mints=self.mints,
+            books=self.books,
+            rng=self.rng,
+            clock=self.clock,
+            external=self._external,
+            trace=self.trace,
+            wallets=self.wallets,
+            users=(*shared, *mine),
+            shared=frozenset(shared),
+            correct_after_s=self.store.settle_policy.correct_after_s,
+        )
+
     def _make_mints(self) -> None:
         rng = self.rng
         for number in range(rng.choice((1, 1, 2))):
@@ -182,16 +220,20 @@ class World:
     def _make_users(self) -> None:
         rng = self.rng
         for number in range(rng.choice((1, 1, 2, 3))):
-            npub = "npub1" + f"{number}".rjust(58, "q")
-            self.users.append(npub)
-            for alias, (_, url) in self.mints.items():
-                wallet = self.store.plant_wallet(npub, url)
-                for _ in range(rng.randint(1, 4)):
-                    self._deposit(npub, alias, wallet, [1 << rng.randrange(9) for _ in range(rng.randint(1, 6))])
-                self._plant_junk(npub, url)
-                if rng.random() < 0.25:
-                    gone = rng.choice((TokenStatus.SPENT, TokenStatus.FAILED))
-                    self._deposit(npub, alias, wallet, [1 << rng.randrange(7) for _ in range(rng.randint(1, 4))], gone)
+            self.users.append(self._make_user(str(number)))
+
+    def _make_user(self, number: str) -> str:
+        rng = self.rng
+        npub = "npub1" + number.rjust(58, "q")
+        for alias, (_, url) in self.mints.items():
+            wallet = self.wallets[npub, alias] = self.store.plant_wallet(npub, url)
+            for _ in range(rng.randint(1, 4)):
+                self._deposit(npub, alias, wallet, [1 << rng.randrange(9) for _ in range(rng.randint(1, 6))])
+            self._plant_junk(npub, url)
+            if rng.random() < 0.25:
+                gone = rng.choice((TokenStatus.SPENT, TokenStatus.FAILED))
+                self._deposit(npub, alias, wallet, [1 << rng.randrange(7) for _ in range(rng.randint(1, 4))], gone)
+        return npub
 
     def _plant_junk(self, npub: str, url: str) -> None:
         """What old code has left: a document that can't be read, and spent proofs that no mint has signed."""
@@ -244,7 +286,8 @@ class World:
 
     def _start_instance(self, holder: str) -> None:
         self.started += 1
-        life = Life(holder=holder, weather=self.weather)
+        ahead_s = self.ahead_s.setdefault(holder, self.rng.choice((0.0, 0.0, 0.0, 3600.0)))
+        life = Life(holder=holder, weather=self.weather, name=str(self.started))
         self.trace(f"{holder}: starts")
         self.instances.append(
             Instance(
@@ -253,7 +296,7 @@ class World:
                 mints=self.mints,
                 outputs=self.outputs,
                 seen=self.seen,
-                clock=self.clock,
+                clock=SimClock(self.loop, ahead_s=ahead_s),
                 rng=self.rng,
                 tuning=self.tuning,
                 spool=self.spools.setdefault(holder, SimSpool()),
@@ -297,6 +340,10 @@ class World:
         for melt in self.store.tables.melts.values():
             word = melt.state.value if melt.kind.value == "melt" else f"reclaim {melt.state.value}"
             states[word] = states.get(word, 0) + 1
+        if self.neighbour is not None:
+            states |= {"neighbour paid": self.neighbour.paid, "neighbour refused": self.neighbour.refused}
+            closed = [one for one in self.store.tables.discrepancies.values() if one.needs_ms]
+            states["settled and corrected"] = sum(one.state is DiscrepancyState.CORRECTED for one in closed)
         return Report(self.seed, self.books.broken, states, self.loop.steps, self.loop.time(), self.trace_lines)
 
     async def _play(self) -> None:
@@ -323,8 +370,12 @@ class World:
                     self.clients.append(self.loop.create_task(accident()))
             for _ in range(rng.randrange(3)):
                 self.clients.append(self.loop.create_task(self._sweep_sometime()))
+        theirs = None
+        if self.neighbour is not None:
+            theirs = self.loop.create_task(self.neighbour.live(STORM_S))
+            self.clients += [theirs, self.loop.create_task(self._tours(theirs))]
         await self._until(lambda: False, STORM_S)
-        await self._calm()
+        await self._calm(theirs)
 
     def _forecast(self) -> None:
         rng, weather = self.rng, self.weather
@@ -349,7 +400,7 @@ class World:
             await asyncio.sleep(min(2.0, deadline - self.loop.time()))
         return True
 
-    async def _calm(self) -> None:
+    async def _calm(self, theirs: asyncio.Task[None] | None) -> None:
         self.storm = False
         weather = self.weather
         weather.net = weather.store = weather.crash = 0.0
@@ -362,13 +413,25 @@ class World:
         self.trace(f"world: {'all ended' if ended else 'some melts never ended'}")
         await self._operator()
         await self._until(self._all_ended, 600.0)
-        for _ in range(3):
+        if theirs is not None:
+            await self._until(theirs.done, REST_S_MAX)
+        settle = self.tuning.settle
+        for last in (False, False, True):
+            if last and settle.waits and not self._settling():
+                break
             for alias in self.mints:
                 with contextlib.suppress(Died):
                     await self._alive()[0].sweep(alias)
             await self._until(lambda: False, self.tuning.confirm_after_s + 1)
+            if settle.waits:  # what one round leaves behind settles anew
+                rest_s = max(settle.correct_after_s, settle.pending_grace_s)
+                await self._until(lambda: False, 1.1 * rest_s + 8 * settle.look_s)
         await self._until(self._all_ended, 600.0)
         await self._until(lambda: False, 0.1)
+
+    def _settling(self) -> bool:
+        """Whether anything is still to be carried out."""
+        return any(one.needs_ms and one.closed_at is None for one in self.store.tables.discrepancies.values())
 
     async def _operator(self) -> None:
         """A person looks at what is HELD, and decides what may be decided, or leaves it."""
@@ -555,6 +618,15 @@ class World:
         alive = self._alive()
         if alive:
             await self.rng.choice(alive).stop(self.rng.choice((0.0, 0.5, 5.0)))
+
+    async def _tours(self, theirs: asyncio.Task[None]) -> None:
+        """Tours, as long as another service is at work."""
+        while not theirs.done():
+            await asyncio.sleep(self.rng.choice((3.0, 20.0, 60.0)))
+            alive = self._alive()
+            if alive:
+                with contextlib.suppress(Died):
+                    await self.rng.choice(alive).sweep(self.rng.choice(list(self.mints)))
 
     async def _sweep_sometime(self) -> None:
         await asyncio.sleep(self.rng.uniform(0.0, STORM_S))

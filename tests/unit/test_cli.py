@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from daemon.ports import SettlingStatus
 from melt.errors import Code, Refusal
 from melt.model import MeltState
 from tests.support.running_api import RunningApi, running_api
@@ -70,6 +71,15 @@ async def test_a_payment_under_way_is_3_and_says_how_to_ask_again(api: RunningAp
     key = api.service.asked[0][0].idempotency_key
     assert f"--key {key}" in done.err
     assert "melts show m-1" in done.err
+
+
+async def test_the_status_shows_what_settles_where_anything_does(api: RunningApi) -> None:
+    assert "settling" not in (await run("status", socket=api.path)).out
+    settling = SettlingStatus(settling=3, waiting=1, unsettled=1, amounts={"sat": 4096, "usd": 7})
+    api.operations.state = make_status(settling=settling)
+    shown = " ".join((await run("status", socket=api.path)).out.split())
+    expected = "settling 3 page nobody yet, worth 4096 sat, 7 usd; 1 wait to be carried out; 1 do not come to rest"
+    assert expected in shown
 
 
 async def test_a_refusal_is_1_with_code_detail_and_hint(api: RunningApi) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -16,6 +17,7 @@ from melt.recovery.decide import (
     Release,
     Settle,
     Wait,
+    by_another_clock,
     decide,
     post_is_over,
     summarise,
@@ -224,3 +226,24 @@ def test_paid_without_change_is_looked_at_again_while_the_mint_may_be_signing_it
 @pytest.mark.parametrize("post", ANSWERED)
 def test_paid_without_change_settles_where_the_post_has_an_answer(post):
     assert isinstance(_paid_without_change(post, 1), Settle)
+
+
+# --- another instance's clock ---
+
+
+def test_a_sighting_by_another_clock_is_forgotten_by_whoever_takes_over():
+    seen = melt_of(8, state=MeltState.PENDING, clear_since=NOW - timedelta(hours=1))
+    assert by_another_clock(seen, NOW) == {"clear_since": None}
+    seen = melt_of(8, state=MeltState.PENDING, contradiction_since=NOW)
+    assert by_another_clock(seen, NOW) == {"contradiction_since": None}
+
+
+@pytest.mark.parametrize("state", [MeltState.FENCING, MeltState.HELD])
+def test_what_was_seen_twice_stays_when_another_takes_over(state):
+    assert by_another_clock(melt_of(8, state=state, clear_since=NOW, contradiction_since=NOW), NOW) == {}
+
+
+def test_a_request_that_a_clock_ahead_has_dated_is_not_waited_for_until_then():
+    ahead = melt_of(8, state=MeltState.MELTING, posted_at=NOW + timedelta(hours=1))
+    assert by_another_clock(ahead, NOW) == {"posted_at": NOW}
+    assert by_another_clock(replace(ahead, posted_at=NOW - timedelta(seconds=5)), NOW) == {}

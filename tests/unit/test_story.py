@@ -13,6 +13,7 @@ from melt.model import (
     AuditEntry,
     CriticalEvent,
     DiscrepancyState,
+    DriftType,
     EventType,
     JournalKind,
     MeltId,
@@ -126,6 +127,32 @@ def test_drift_is_told_with_what_the_mint_called_how_many_proofs_and_what_people
     ]
     assert "no document that our records name holds the proof" in story.now
     assert "discrepancy d-1 is open (HIGH)" in story.now
+
+
+def test_what_an_open_record_waits_for_stands_in_where_it_stands_now():
+    record = replace(
+        make_discrepancy(),
+        state=DiscrepancyState.OPEN,
+        closed_at=None,
+        watched_ms=60_000,
+        needs_ms=86_400_000,
+        alert_ms=3_600_000,
+    )
+    (settling,) = (line for line in told(discrepancies=(record,)).now if line.startswith("discrepancy d-1"))
+    assert settling.startswith("discrepancy d-1 is open (HIGH): it is settling, and pages nobody before")
+    assert "has stood still for 1 min of the 1 d that a rule waits for" in settling
+    assert settling.endswith("else its proofs are marked spent after 23 h 59 min more")
+    over = replace(record, state=DiscrepancyState.CLEARED, closed_at=at(9))
+    assert not any("d-1" in line for line in told(discrepancies=(over,)).now)
+
+
+def test_a_token_that_its_recipient_redeemed_is_told_as_what_the_mint_said():
+    record = replace(
+        make_discrepancy(), type=DriftType.SENT_TOKEN_REDEEMED, evidence={"proofs_in_document": 1, "status": "unspent"}
+    )
+    assert texts(told(discrepancies=(record,)))[0].startswith(
+        f"document {TOKEN}, which said unspent: the mint called its 1 proof SPENT, worth 16 sat (SENT_TOKEN_REDEEMED"
+    )
 
 
 def test_a_split_by_the_sweep_is_told():
