@@ -94,7 +94,7 @@ class Modes(Core):
             choice = ModeChoice(mode=mode, chosen=chosen, at=now, actor=_ITSELF, reason=reason)
             if head is not None and (head["mode"], head["chosen"], head["reason"]) == (mode, chosen, reason):
                 choice = _read_choice(head)
-            return self._write(session, choice, before=head)
+            return self._write(session, choice)
 
         choice = self._run(work)
         self._say(choice, setting)
@@ -113,53 +113,76 @@ class Modes(Core):
     @store_method
     def switch_to_correct(self, *, actor: Actor, reason: str) -> ModeChoice:
         """See :meth:`melt.ports.ModeStore.switch_to_correct`."""
+        present = self._read(None)
+        if present.chosen and present.mode is Mode.CORRECT:
+            return present
         choice = ModeChoice(mode=Mode.CORRECT, chosen=True, at=self._now(), actor=actor, reason=reason)
-
-        def work(session: ClientSession) -> ModeChoice:
-            head = self._c.mode.find_one({"_id": HEAD}, session=session)
-            if head is not None and head["chosen"] and head["mode"] == Mode.CORRECT:
-                return _read_choice(head)
-            return self._write(session, choice, before=head)
-
-        return self._run(work)
+        self._run(lambda session: self._write_head(session, choice))
+        self._set_gates(Mode.CORRECT)
+        return choice
 
     @store_method
     def switch_to_observe(self, *, actor: Actor, reason: str, end_open: bool) -> ModeChoice:
-        """See :meth:`melt.ports.ModeStore.switch_to_observe`."""
-        now = self._now()
+        """
+        See :meth:`melt.ports.ModeStore.switch_to_observe`.
 
-        def work(session: ClientSession) -> ModeChoice:
-            head = self._c.mode.find_one({"_id": HEAD}, session=session)
-            number = self._open_entries_in(session)
-            if number and not end_open:
-                raise StoreError(
-                    Code.WRONG_STATE,
-                    f"{number} entries of the journal are open: their documents are reserved, and a payment may be under way",
-                    hint="let meltd end them first: meltd mode observe --end-open",
-                )
-            mode = Mode.ENDING if number else Mode.OBSERVE
-            if head is not None and head["chosen"] and head["mode"] == mode:
-                return _read_choice(head)
-            return self._write(
-                session, ModeChoice(mode=mode, chosen=True, at=now, actor=actor, reason=reason), before=head
-            )
-
-        return self._run(work)
+        First nothing new may begin, gate by gate: one transaction over all of them would lose to busy writers again and
+        again. Then the journal is counted, with nobody left who could add to it.
+        """
+        before = self._read(None)
+        if before.chosen and before.mode is Mode.OBSERVE:
+            return before
+        ending = ModeChoice(mode=Mode.ENDING, chosen=True, at=self._now(), actor=actor, reason=reason)
+        self._run(lambda session: self._write_head(session, ending))
+        after = self._finish()
+        if after.mode is not Mode.ENDING or end_open:
+            return after
+        number = self._run(self._open_entries_in)
+        back = before if before.mode is Mode.CORRECT else after
+        if back is before:
+            self._run(lambda session: self._write_head(session, before))
+            self._set_gates(before.mode)
+        raise StoreError(
+            Code.WRONG_STATE,
+            f"{number} entries of the journal are open: their documents are reserved, and a payment may be under way",
+            hint="let meltd end them first: meltd mode observe --end-open",
+        )
 
     @store_method
     def finish_ending(self) -> ModeChoice:
         """See :meth:`melt.ports.ModeStore.finish_ending`."""
+        return self._finish()
+
+    def _finish(self) -> ModeChoice:
+        """Shut what is open yet for what would begin, and where nothing is open in the journal, everything."""
+        if self._read(None).mode is Mode.ENDING:
+            self._set_gates(Mode.ENDING)
         now = self._now()
 
         def work(session: ClientSession) -> ModeChoice:
-            head = self._c.mode.find_one({"_id": HEAD}, session=session)
-            present = _read_choice(head) if head is not None else self._read(session)
+            present = self._read(session)
             if present.mode is not Mode.ENDING or self._open_entries_in(session):
                 return present
+            shut = {"_id": {"$ne": HEAD}, "mode": Mode.CORRECT.value}
+            if self._c.mode.find_one(shut, {"_id": 1}, session=session) is not None:
+                return present  # somebody has opened one meanwhile: the next look shuts it
             choice = ModeChoice(mode=Mode.OBSERVE, chosen=True, at=now, actor=present.actor, reason=present.reason)
-            return self._write(session, choice, before=head)
+            return self._write(session, choice)
 
         return self._run(work)
+
+    def _set_gates(self, mode: Mode) -> None:
+        """One gate after another, as long as the head says so: each waits for the few writers that are in it."""
+        for number in range(GATES):
+
+            def work(session: ClientSession, gate: str = f"gate:{number}") -> None:
+                if self._read(session).mode is not mode:
+                    return
+                # Written even where it says so already: whoever sets it otherwise at this moment has to look again.
+                changed = {"$set": {"mode": mode.value}, "$inc": {"writes": 1}}
+                self._c.mode.update_one({"_id": gate}, changed, session=session)
+
+            self._run(work)
 
     def _open_entries_in(self, session: ClientSession) -> int:
         """No new one can be committed beside a switch: reserving passes the gate that the switch writes."""
@@ -174,31 +197,35 @@ class Modes(Core):
             )
         return _read_choice(head)
 
-    def _write(self, session: ClientSession, choice: ModeChoice, *, before: Document | None = None) -> ModeChoice:
-        """The head and every gate; a gate that says the same already is not written."""
-        turn = {"at": choice.at, "mode": str(choice.mode), "actor": encode(choice.actor), "reason": choice.reason}
+    def _write_head(self, session: ClientSession, choice: ModeChoice) -> ModeChoice:
+        """What everybody reads. Whoever writes it at the same moment has to look again."""
         present = self._c.mode.find_one({"_id": HEAD}, session=session)
-        if present is None or _read_choice(present) != choice:
-            history = [*(before or {}).get("history", ()), turn][-HISTORY_MAX:]
-            head = {"_id": HEAD, "chosen": choice.chosen, **turn, "history": history}
-            collided = False
-            try:
-                self._c.mode.replace_one({"_id": HEAD}, head, upsert=True, session=session)
-            except DuplicateKeyError:
-                collided = True
-            if collided:
-                raise Retry
+        if present is not None and _read_choice(present) == choice:
+            return choice
+        turn = {"at": choice.at, "mode": str(choice.mode), "actor": encode(choice.actor), "reason": choice.reason}
+        history = [*(present or {}).get("history", ()), turn][-HISTORY_MAX:]
+        head = {"_id": HEAD, "chosen": choice.chosen, **turn, "history": history}
+        collided = False
+        try:
+            self._c.mode.replace_one({"_id": HEAD}, head, upsert=True, session=session)
+        except DuplicateKeyError:
+            collided = True
+        if collided:
+            raise Retry
+        return choice
+
+    def _write(self, session: ClientSession, choice: ModeChoice) -> ModeChoice:
+        """The head and every gate, in one transaction; a gate that says the same already is not written."""
+        self._write_head(session, choice)
         known = {raw["_id"]: raw["mode"] for raw in self._c.mode.find({"_id": {"$ne": HEAD}}, session=session)}
         missing = [f"gate:{number}" for number in range(GATES) if f"gate:{number}" not in known]
         if missing:
-            self._c.mode.insert_many(
-                [{"_id": gate, "mode": str(choice.mode), "writes": 0} for gate in missing], session=session
-            )
-        if any(mode != choice.mode for mode in known.values()):
-            other = {"_id": {"$in": sorted(known)}}
-            self._c.mode.update_many(
-                other, {"$set": {"mode": str(choice.mode)}, "$inc": {"writes": 1}}, session=session
-            )
+            fresh = [{"_id": gate, "mode": str(choice.mode), "writes": 0} for gate in missing]
+            self._c.mode.insert_many(fresh, session=session)
+        others = sorted(gate for gate, mode in known.items() if mode != choice.mode)
+        if others:
+            changed = {"$set": {"mode": str(choice.mode)}, "$inc": {"writes": 1}}
+            self._c.mode.update_many({"_id": {"$in": others}}, changed, session=session)
         return choice
 
     @staticmethod
