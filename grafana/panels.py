@@ -162,9 +162,9 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
                 height=5,
                 words=(("0", "no", "green"), ("1", "yes", "orange")),
                 queries=(
-                    (f"max(meltd_paused{{{SCOPE}}})", "paused"),
-                    (f"max(meltd_observing{{{SCOPE}}})", "observing"),
-                    (f"max(meltd_wallet_indexes_missing{{{SCOPE}}})", "indexes missing"),
+                    Query(expr=f"max(meltd_paused{{{SCOPE}}})", legend="paused"),
+                    Query(expr=f"max(meltd_observing{{{SCOPE}}})", legend="observing"),
+                    Query(expr=f"max(meltd_wallet_indexes_missing{{{SCOPE}}})", legend="indexes missing"),
                 ),
             ),
             Panel(

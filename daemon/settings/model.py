@@ -74,8 +74,8 @@ class MongoSettings(Section):
     )
     unique_proofs: Literal["auto", "on", "off"] = Field(
         default="auto",
-        description="The unique index on `proofs.secret`, made at start only. auto: in a new collection, and in one that "
-        "`meltd adopt` was run for; on: refuse to start where duplicates forbid it; off: never.",
+        description="The unique index on `proofs.secret` over counted documents, made at start only. auto: after "
+        "`meltd adopt --unique-index`; on: a yes by setting, refuse to start where duplicates forbid it; off: never.",
     )
 
     @field_validator("uri")

@@ -11,7 +11,7 @@ import pytest
 from bson import json_util
 
 from melt.errors import Code, Observing, StoreError
-from melt.model import Actor, MeltId, Owner, TokenStatus
+from melt.model import Actor, JournalKind, MeltId, Owner, TokenStatus
 from melt.model.mode import Mode
 from tests.support.store import MINT_URL, insert_token, make_melt, new_proof, npub
 
@@ -99,8 +99,13 @@ def test_every_way_to_the_wallets_documents_is_shut(make_store: MakeStore, db: D
     store = make_store(mode="observe")
     before = wallet_bytes(db)
     owner = Owner(npub=user, wallet_id=None, mint_url=MINT_URL)
+    spent = store.tokens([ids[1]])[0]
+    back = make_melt(
+        [spent], kind=JournalKind.RECLAIM, idempotency_key=None, payment_hash=None, amount=0, fee_reserve=0
+    )
     ways: list[Callable[[], object]] = [
         lambda: reserve(store, ids[0]),
+        lambda: store.reserve(back, blanks=None, seed_id="s"),
         lambda: store.mark_tokens_spent([ids[0]], operation_id="x", reason="t", actor=ACTOR),
         lambda: store.execute_atomic_melt(
             source_token_ids=[ids[0]],
