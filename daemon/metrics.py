@@ -45,7 +45,18 @@ from melt.model import (
     TakenBecause,
     TokenStatus,
 )
-from melt.ports import CaseStore, PlanStore, RepairStore, RestoreStore, SettleStore, Store, SummaryStore, WatchStore
+from melt.model.mode import Mode
+from melt.ports import (
+    CaseStore,
+    ModeStore,
+    PlanStore,
+    RepairStore,
+    RestoreStore,
+    SettleStore,
+    Store,
+    SummaryStore,
+    WatchStore,
+)
 from melt.settling import Phase
 
 if TYPE_CHECKING:
@@ -53,6 +64,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from melt.model import Solvency
+    from melt.model.indexes import IndexReport
     from melt.ports.cases import OpenFigures
 
 UNCONFIGURED: Final = "unconfigured"
@@ -88,7 +100,17 @@ STORE_METHODS: Final = tuple(
     sorted(
         {
             name
-            for port in (Store, CaseStore, PlanStore, RepairStore, RestoreStore, SettleStore, SummaryStore, WatchStore)
+            for port in (
+                Store,
+                CaseStore,
+                ModeStore,
+                PlanStore,
+                RepairStore,
+                RestoreStore,
+                SettleStore,
+                SummaryStore,
+                WatchStore,
+            )
             for name in vars(port)
             if not name.startswith("_")
         }
@@ -354,6 +376,10 @@ class Metrics:
         )
         self._restarts = self._counter("loop_restarts_total", "Supervised loops started again after a crash.", "loop")
         self._paused = self._gauge("paused", "1 while corrections and melts are paused.", "scope")
+        self._observing = self._gauge("observing", "1 while nothing of the wallet's collections is changed.")
+        self._indexes_missing = self._gauge(
+            "wallet_indexes_missing", "Indexes that meltd wants in the wallet's collections and that are not there."
+        )
         self._rejected = self._counter(
             "telemetry_rejections_total", "Observations dropped because a value was out of bounds."
         )
@@ -733,6 +759,14 @@ class Metrics:
         """Pause of one mint, or of everything where ``mint`` is None."""
         if mint is None or mint in self._mints:
             self._paused.labels(ALL_MINTS if mint is None else mint).set(paused)
+
+    def set_mode(self, mode: Mode) -> None:
+        """The mode in force."""
+        self._observing.set(mode is not Mode.CORRECT)
+
+    def set_indexes(self, report: IndexReport) -> None:
+        """How many of the wanted indexes are missing; the unique one counts only where it was there before."""
+        self._indexes_missing.set(sum(not one.serves and not one.on_a_yes for one in report.standings))
 
     def set_store_up(self, up: bool) -> None:  # noqa: FBT001 - the value is the point
         """Whether the database answered when it was last asked."""

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from daemon.lanes import Lanes
+    from daemon.mode import ModeKeeper
     from daemon.pauses import Pauses
     from daemon.ports import LeaseStatus, LoopStatus, PlanDesk
     from daemon.sweep import Sweeper
@@ -102,6 +103,7 @@ class DaemonOperations:
     lanes: Mapping[MintAlias, Lanes]
     warm: WarmLane
     pauses: Pauses
+    mode: ModeKeeper
     clock: Clock
     process: Process
     health: Mapping[MintAlias, MintHealth]
@@ -229,6 +231,8 @@ class DaemonOperations:
             draining=process.draining(),
             paused=self.pauses.reason(None) is not None,
             paused_reason=self.pauses.reason(None),
+            mode=self.mode.mode,
+            mode_reason=self.mode.reason,
             mints=tuple(self._mint_status(alias, mint, at_mint[alias]) for alias, mint in self.mints.items()),
             open_melts=open_melts,
             oldest_open_melt_s=oldest,
@@ -292,6 +296,7 @@ class DaemonOperations:
             if not aliases:
                 raise Refusal(Code.MINT_UNKNOWN, "no mint of this alias is configured")
         started = self.clock.monotonic()
+        observing = self.mode.observing()
         errors: list[str] = []
         total = Outcome()
         async with self._reconciling:
@@ -317,12 +322,15 @@ class DaemonOperations:
                     caps = ", ".join(sorted(outcome.capped))
                     errors.append(f"{alias}: over the cap: {caps}; `meltd reconcile --plan` makes a plan to approve")
         return ReconcileReport(
-            dry_run=dry_run,
+            dry_run=dry_run or observing is not None,
             documents=total.documents,
             proofs=total.proofs,
             found=tuple(total.found[:FOUND_MAX]),
             planned=total.planned,
             corrected=total.corrected,
+            performed=tuple(total.performed),
+            blocked=bool(total.blocking),
+            observing=observing,
             settling=total.settling,
             errors=tuple(errors),
             seconds=round(self.clock.monotonic() - started, 3),
@@ -340,6 +348,8 @@ class DaemonOperations:
         actor: Actor,
     ) -> None:
         mint = self.mints[alias]
+        if self.holdings is not None and self.holdings.reads_once:
+            urls = urls or (mint.url,)
         if urls:
             tour = self.store.tour(statuses, urls, None, npub=npub)
             await self._walk(tour, mint, outcome, dry_run=dry_run, actor=actor)
@@ -408,6 +418,8 @@ def _add(total: Outcome, part: Outcome) -> None:
     total.proofs += part.proofs
     total.planned += part.planned
     total.corrected += part.corrected
+    total.performed.extend(part.performed[: max(0, FOUND_MAX - len(total.performed))])
+    total.blocking |= part.blocking
     total.settling += part.settling
     total.found.extend(part.found[: max(0, FOUND_MAX - len(total.found))])
 

@@ -12,6 +12,7 @@ import structlog
 
 from daemon.ports import Adoption, RepairProgress, RepairReport
 from melt.errors import Code, MeltdError, Refusal
+from melt.repair import keeps_before_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,10 +24,14 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger("meltd.repairs")
 
-_ADOPT = "meltd adopt --reason TEXT has the unique index made at the next start"
+_ADOPT = "meltd adopt --unique-index --reason TEXT has the unique index made at the next start"
+_ADVISED_AGAINST = (
+    "better leave it: a service stores proofs anew before it marks their source spent, which the index would refuse after "
+    "the mint has paid"
+)
 _REPAIR = "run meltd reconcile --repair DUPLICATE_PROOF"
 _RESTART = "restart meltd at a quiet moment: the index is made at start, before any traffic"
-_DONE = "nothing: the database refuses to store a proof twice"
+_DONE = "nothing: the database refuses to store a proof in a second counted document"
 _OFF = "mongo.unique_proofs is off: set it to auto, or leave it"
 
 
@@ -38,6 +43,7 @@ class DaemonRepairs:
     threads: StoreThreads
     repairer: Repairer
     is_paused: Callable[[MintAlias | None], str | None]
+    observing: Callable[[], str | None]
     knows: Callable[[MintAlias], bool]
     draining: Callable[[], bool]
     clock: Clock
@@ -61,6 +67,9 @@ class DaemonRepairs:
         """See :meth:`daemon.ports.RepairService.repair`."""
         if mint is not None and not self.knows(mint):
             raise Refusal(Code.MINT_UNKNOWN, "no mint of this alias is configured")
+        observing = self.observing()
+        if observing is not None:
+            dry_run = True  # what would be done is told all the same
         if not dry_run:
             self._refuse(mint)
         with self._alone():
@@ -73,7 +82,8 @@ class DaemonRepairs:
                         hint="look at the new plan, then apply that",
                     )
                 if dry_run:
-                    return RepairReport(plan=plan, dry_run=True, errors=plan.errors, seconds=self._seconds())
+                    errors = plan.errors if observing is None else (*plan.errors, f"nothing was changed: {observing}")
+                    return RepairReport(plan=plan, dry_run=True, errors=errors, seconds=self._seconds())
                 return await self._apply(plan, reason=reason, actor=actor)
 
     async def _apply(self, plan: RepairPlan, *, reason: str, actor: Actor) -> RepairReport:
@@ -113,7 +123,7 @@ class DaemonRepairs:
     async def adoption(self, *, count: bool) -> Adoption:
         """See :meth:`daemon.ports.RepairService.adoption`."""
         wish = await self.threads(self.store.unique_proofs_wish)
-        duplicates = await self._count() if count else None
+        duplicates, early = await self._count() if count else (None, None)
         indexed = self.store.unique_proofs_indexed
         if indexed:
             step = _DONE
@@ -121,28 +131,39 @@ class DaemonRepairs:
             step = _OFF
         elif duplicates:
             step = _REPAIR
+        elif early:
+            step = _ADVISED_AGAINST
         else:
             step = _ADOPT if wish is None else _RESTART
-        return Adoption(indexed=indexed, setting=self.setting, wish=wish, duplicates=duplicates, next_step=step)
+        return Adoption(
+            indexed=indexed,
+            setting=self.setting,
+            wish=wish,
+            duplicates=duplicates,
+            next_step=step,
+            keeps_before_source=early,
+        )
 
     async def adopt(self, *, reason: str, actor: Actor) -> Adoption:
         """See :meth:`daemon.ports.RepairService.adopt`."""
         if not self.store.unique_proofs_indexed:
-            duplicates = await self._count()
+            duplicates, _ = await self._count()
             if duplicates:
                 raise MeltdError(
                     Code.PROOF_STATE_INCONSISTENCY,
-                    f"{duplicates} proofs stand in more than one document: a unique index can't be made",
+                    f"{duplicates} proofs count in more than one document: a unique index can't be made",
                     hint=f"{_REPAIR} first",
                 )
             await self.threads(partial(self.store.wish_unique_proofs, actor=actor, reason=reason))
-            _log.warning("the token collection was adopted", uid=actor.uid, next_step=_RESTART)
+            _log.warning("the unique index is wanted", uid=actor.uid, next_step=_RESTART)
         return await self.adoption(count=False)
 
-    async def _count(self) -> int:
+    async def _count(self) -> tuple[int, int]:
+        """Proofs that count in several documents, and those that were stored anew before their source was spent."""
         with self._alone():
             async with self._busy:
-                return len((await self.repairer.search(self._tell)).groups)
+                found = await self.repairer.search(self._tell)
+                return found.counted_twice, keeps_before_source(found)
 
     # --- inside ---
 

@@ -99,6 +99,8 @@ class WarmLane:
         outcome = Outcome(expected_documents=self._expected(alias))
         try:
             urls = sort_urls(await self._threads(self._store.all.mint_urls), self._mints).by_alias[alias]
+            # Before any document was met, the one that is configured.
+            urls = urls or (self._mints[alias].url,)
             if urls:
                 await self._new(alias, urls, record, outcome, stop, beat)
                 await self._large(alias, urls, record, outcome, stop, beat)

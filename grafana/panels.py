@@ -154,13 +154,18 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             ),
             Panel(
                 title="Paused",
-                description="Whether melts and corrections are paused, as a whole or for any mint.",
+                description="Whether melts and corrections are paused, as a whole or for any mint, or meltd only observes; and "
+                "how many of its indexes are missing in the wallet's collections.",
                 unit="short",
                 kind="stat",
                 width=2,
                 height=5,
                 words=(("0", "no", "green"), ("1", "yes", "orange")),
-                queries=one(f"max(meltd_paused{{{SCOPE}}})", "paused"),
+                queries=(
+                    Query(expr=f"max(meltd_paused{{{SCOPE}}})", legend="paused"),
+                    Query(expr=f"max(meltd_observing{{{SCOPE}}})", legend="observing"),
+                    Query(expr=f"max(meltd_wallet_indexes_missing{{{SCOPE}}})", legend="indexes missing"),
+                ),
             ),
             Panel(
                 title="CRITICAL events open by type",

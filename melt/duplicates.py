@@ -71,20 +71,26 @@ class Suspects:
             return None
         return int.from_bytes(digest[:8], "big") & self._mask
 
-    def note(self, digests: Iterable[bytes]) -> None:
-        """One document's distinct secrets."""
+    def note(self, digests: Iterable[bytes], *, suspect: bool = False) -> None:
+        """One document's distinct secrets; with ``suspect`` they are looked for whoever else holds them."""
         for digest in digests:
             slot = self.slot(digest)
             if slot is None:
                 continue
+            if suspect:
+                self._suspect(slot)
             byte, bit = slot >> 3, 1 << (slot & 7)
             if not self._table[byte] & bit:
                 self._table[byte] |= bit
                 self._marked += 1
-            elif len(self.slots) < SUSPECTS_MAX:
-                self.slots.add(slot)
             else:
-                self.overflowed = True
+                self._suspect(slot)
+
+    def _suspect(self, slot: int) -> None:
+        if len(self.slots) < SUSPECTS_MAX:
+            self.slots.add(slot)
+        elif slot not in self.slots:
+            self.overflowed = True
 
 
 class Holders:
@@ -94,12 +100,15 @@ class Holders:
         self._suspects = suspects
         self._holders: dict[bytes, list[TokenId]] = {}
 
-    def note(self, token_id: TokenId, digests: Iterable[bytes]) -> None:
-        """One document's distinct secrets."""
+    def note(self, token_id: TokenId, digests: Iterable[bytes]) -> bool:
+        """One document's distinct secrets; whether one of them is suspect."""
+        noted = False
         for digest in digests:
             slot = self._suspects.slot(digest)
             if slot is not None and slot in self._suspects.slots:
                 self._holders.setdefault(digest, []).append(token_id)
+                noted = True
+        return noted
 
     def duplicates(self) -> Mapping[bytes, tuple[TokenId, ...]]:
         """Digest to the documents that hold it, two or more, in the order in which they were noted."""

@@ -56,6 +56,7 @@ class Code(StrEnum):
     PLAN_STALE = "PLAN_STALE"
     FORBIDDEN = "FORBIDDEN"
     PAUSED = "PAUSED"
+    OBSERVING = "OBSERVING"
     INTERNAL = "INTERNAL"
 
 
@@ -223,6 +224,17 @@ class LostRace(StoreError):
         super().__init__(Code.CONCURRENT_OPERATION, detail, hint="read again and retry")
 
 
+class Observing(StoreError):
+    """The database is in ``observe``: nothing of the wallet's two collections may be changed, and nothing was."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            Code.OBSERVING,
+            "meltd observes this database and changes nothing in it",
+            hint="meltd adopt shows what is there and what would be changed, and switches to correct on a yes",
+        )
+
+
 class LeaseLost(StoreError):
     """The lease that a write was to be made under has another holder or epoch now; nothing was written."""
 
@@ -252,4 +264,4 @@ class InvariantBroken(MeltdError):
 
 
 class ConfigError(Exception):
-    """The configuration or the environment can't be used as it is: the process exits with 78."""
+    """The configuration, the environment or the database can't be used as it is: the process exits with 78."""

@@ -58,20 +58,29 @@ def make_store(store_process: EmbeddedStore, database_name: str) -> Iterator[Cal
     """
     Makes stores over this test's database, each with its own client, as several daemons would be.
 
-    The schema is made with the first one; ``unique_proofs`` and the constructor's arguments may be given.
+    The schema is made with the first one; ``unique_proofs``, ``mode`` and the constructor's arguments may be given. Tests
+    insert documents first and want them corrected: that is the setting ``correct``, unless they say otherwise.
     """
+    from melt.model.mode import Mode
     from melt.store import MongoStore
     from tests.support.store import SystemClock
 
     made: list[MongoStore] = []
 
-    def make(*, unique_proofs: str = "auto", schema: bool = True, uri: str | None = None, **options: Any) -> MongoStore:
+    def make(
+        *,
+        unique_proofs: str = "auto",
+        schema: bool = True,
+        uri: str | None = None,
+        mode: str | None = "correct",
+        **options: Any,
+    ) -> MongoStore:
         options.setdefault("clock", SystemClock())
         options.setdefault("retry_writes", False)
         store = MongoStore(uri or store_process.uri, database_name, **options)
         made.append(store)
         if schema:
-            store.ensure_schema(unique_proofs=unique_proofs)
+            store.ensure_schema(unique_proofs=unique_proofs, mode=None if mode is None else Mode(mode))
         return store
 
     yield make

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from daemon.ports import ProofStory, ReconcileReport
     from melt.model import Actor, AuditEntry, Balance, CriticalEvent, Finding, Melt
+    from melt.reconcile import Performed
 
 EVIDENCE_ITEMS_MAX = 50
 EVIDENCE_TEXT_MAX = 500
@@ -287,10 +288,41 @@ class DiscrepanciesAnswer(Answer):
     discrepancies: list[FindingAnswer]
 
 
-class ReconcileAnswer(Answer):
-    """What a reconciliation did or, in a dry run, would do."""
+class PerformedAnswer(Answer):
+    """One correction that was applied."""
 
-    dry_run: bool
+    action: Action
+    type: DriftType
+    token_id: str
+    npub: str
+    mint: str
+    unit: str
+    value: int
+
+    @classmethod
+    def of(cls, one: Performed) -> Self:
+        return cls(
+            action=one.action,
+            type=one.type,
+            token_id=one.token_id,
+            npub=one.npub,
+            mint=one.mint,
+            unit=one.unit,
+            value=one.value,
+        )
+
+
+class ReconcileAnswer(Answer):
+    """What a reconciliation did or, in a dry run or while meltd observes, would do."""
+
+    dry_run: bool = Field(
+        description="True also where meltd observes: what was found is recorded, nothing is corrected."
+    )
+    observing: str | None = Field(description="Why nothing was corrected, where meltd observes.")
+    blocked: bool = Field(
+        description="Something HIGH or CRITICAL is open about a document in scope, which keeps it out of payments."
+    )
+    actions_performed: list[PerformedAnswer] = Field(description="The corrections that were applied, at most 1000.")
     documents: int
     proofs: int
     found: list[FindingAnswer]
@@ -304,6 +336,9 @@ class ReconcileAnswer(Answer):
     def of(cls, report: ReconcileReport) -> Self:
         return cls(
             dry_run=report.dry_run,
+            observing=report.observing,
+            blocked=report.blocked,
+            actions_performed=[PerformedAnswer.of(one) for one in report.performed],
             documents=report.documents,
             proofs=report.proofs,
             found=[FindingAnswer.of(item) for item in report.found],

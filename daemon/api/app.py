@@ -22,7 +22,9 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from daemon.api import answers, bodies, problems
+from daemon.api.checks import add_checks
 from daemon.api.evidence import EvidenceAnswer
+from daemon.api.mode import add_mode
 from daemon.api.openapi import describe
 from daemon.api.peers import AllowList, actor_of, peer_in
 from daemon.api.plans import add_cases, add_plans
@@ -41,7 +43,9 @@ if TYPE_CHECKING:
 
     from daemon.ports import (
         Casebook,
+        CheckService,
         MeltService,
+        ModeService,
         Operations,
         PlanDesk,
         RepairService,
@@ -92,6 +96,8 @@ def build_api(
     repairs: RepairService,
     plans: PlanDesk,
     cases: Casebook,
+    modes: ModeService,
+    checks: CheckService,
     restores: RestoreOperations | None = None,
 ) -> ASGIApp:
     """The whole application, with the gate in front."""
@@ -107,6 +113,8 @@ def build_api(
     add_summaries(app, summaries)
     add_restore(app, restores, limit=limit, refuse=refuse, actor=_actor)
     add_repairs(app, repairs, actor_of=_actor, body_bytes_max=limit, refuse=refuse)
+    add_checks(app, checks, actor_of=_actor, body_bytes_max=limit, refuse=refuse)
+    add_mode(app, modes, actor_of=_actor, body_bytes_max=limit, refuse=refuse)
     add_plans(app, plans, body_bytes_max=limit, refuse_when_draining=refuse)
     add_cases(app, cases, body_bytes_max=limit, now=options.now)
     _add_handlers(app)

@@ -8,7 +8,9 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 from daemon.api import answers, bodies, plans
+from daemon.api.checks import CheckAnswer, CheckBody
 from daemon.api.evidence import EvidenceAnswer
+from daemon.api.mode import ModeAnswer, ModeBody, SurveyAnswer, SurveyBody
 from daemon.api.problems import MEDIA_TYPE, STATUS_OF, Problem
 from daemon.api.repairs import AdoptBody, AdoptionAnswer, RepairAnswer, RepairBody, RepairProgressAnswer
 from daemon.api.restore import RestoreAnswer, RestoreBody
@@ -44,6 +46,7 @@ _ROUTES: Final[dict[tuple[str, str], tuple[type[BaseModel] | None, dict[int, typ
     ("/v1/wallets/{npub}", "get"): (None, {200: answers.WalletsAnswer}, (Code.WALLET_UNKNOWN,)),
     ("/v1/discrepancies", "get"): (None, {200: answers.DiscrepanciesAnswer}, ()),
     ("/v1/proofs/{Y}", "get"): (None, {200: answers.ProofAnswer}, (Code.NOT_FOUND,)),
+    ("/v1/proofs/check", "post"): (CheckBody, {200: CheckAnswer}, (Code.MINT_UNKNOWN, Code.SHUTTING_DOWN)),
     ("/v1/events", "get"): (None, {200: answers.EventsAnswer}, ()),
     ("/v1/status", "get"): (None, {200: StatusAnswer}, ()),
     ("/v1/summaries", "get"): (None, {200: SummariesAnswer}, ()),
@@ -84,6 +87,7 @@ _ROUTES: Final[dict[tuple[str, str], tuple[type[BaseModel] | None, dict[int, typ
             Code.MINT_REJECTED,
             Code.CRITICAL_MINT_UNTRUSTED,
             Code.PAUSED,
+            Code.OBSERVING,
             Code.SHUTTING_DOWN,
         ),
     ),
@@ -120,6 +124,10 @@ _ROUTES: Final[dict[tuple[str, str], tuple[type[BaseModel] | None, dict[int, typ
             Code.SHUTTING_DOWN,
         ),
     ),
+    ("/v1/mode", "get"): (None, {200: ModeAnswer}, ()),
+    ("/v1/mode", "post"): (ModeBody, {200: ModeAnswer}, (Code.WRONG_STATE, Code.SHUTTING_DOWN)),
+    ("/v1/survey", "post"): (SurveyBody, {200: SurveyAnswer}, (Code.CONCURRENT_OPERATION, Code.SHUTTING_DOWN)),
+    ("/v1/survey", "get"): (None, {200: RepairProgressAnswer}, ()),
     ("/v1/repairs", "get"): (None, {200: RepairProgressAnswer}, ()),
     ("/v1/adoption", "get"): (None, {200: AdoptionAnswer}, (Code.CONCURRENT_OPERATION,)),
     ("/v1/adoption", "post"): (

@@ -52,6 +52,7 @@ STATUS_OF: Final[dict[Code, int]] = {
     Code.PLAN_STALE: 409,
     Code.FORBIDDEN: 403,
     Code.PAUSED: 503,
+    Code.OBSERVING: 503,
     Code.INTERNAL: 500,
 }
 """Every code has one (a test holds it)."""
@@ -88,6 +89,7 @@ TITLE_OF: Final[dict[Code, str]] = {
     Code.PLAN_STALE: "What the plan was made from has changed",
     Code.FORBIDDEN: "This peer may not do this",
     Code.PAUSED: "Paused by an operator",
+    Code.OBSERVING: "meltd observes and changes nothing",
     Code.INTERNAL: "Something unexpected went wrong",
 }
 

@@ -51,7 +51,7 @@ class RepairBody(bodies.Body):
 
 
 class AdoptBody(bodies.Body):
-    """Have the unique index on `proofs.secret` made at the next start."""
+    """Have the unique index on the secrets of counted documents made at the next start."""
 
     reason: bodies.Reason
 
@@ -241,14 +241,17 @@ class RepairProgressAnswer(Answer):
 
 
 class AdoptionAnswer(Answer):
-    """Where the collection stands on its way to a unique index on `proofs.secret`."""
+    """Where the collection stands on its way to a unique index on the secrets of counted documents."""
 
-    indexed: bool = Field(description="The index stands, as found when this daemon started.")
+    indexed: bool = Field(description="The index is listed and no duplicate is known, as of the last look.")
     setting: str = Field(description="`mongo.unique_proofs`.")
     adopted_at: datetime | None
     adopted_by: ActorAnswer | None
     reason: str | None
-    duplicates: int | None = Field(description="Secrets in several documents; null: not counted.")
+    duplicates: int | None = Field(description="Secrets in several counted documents; null: not counted.")
+    keeps_before_source: int | None = Field(
+        description="Proofs that were stored anew before their source was spent, which the index would refuse."
+    )
     next_step: str
 
     @classmethod
@@ -261,6 +264,7 @@ class AdoptionAnswer(Answer):
             adopted_by=None if wish is None else ActorAnswer.of(wish.actor),
             reason=None if wish is None else wish.reason,
             duplicates=adoption.duplicates,
+            keeps_before_source=adoption.keeps_before_source,
             next_step=adoption.next_step,
         )
 

@@ -10,6 +10,7 @@ from pydantic import Field
 from daemon.api.answers import Answer
 from daemon.api.pace import PaceAnswer
 from melt.model import PlanState
+from melt.model.mode import Mode
 
 if TYPE_CHECKING:
     from daemon.ports import LeaseStatus, LoopStatus, MintStatus, SettlingStatus, StatusReport
@@ -197,6 +198,8 @@ class StatusAnswer(Answer):
     draining: bool
     paused: bool
     paused_reason: str | None
+    mode: Mode = Field(description="`observe`, `correct`, or `ending` on the way back to `observe`.")
+    mode_reason: str
     mints: list[MintAnswer]
     open_melts: dict[str, int] = Field(description="By state.")
     oldest_open_melt_s: float
@@ -223,6 +226,8 @@ class StatusAnswer(Answer):
             draining=report.draining,
             paused=report.paused,
             paused_reason=report.paused_reason,
+            mode=report.mode,
+            mode_reason=report.mode_reason,
             mints=[MintAnswer.of(mint) for mint in report.mints],
             open_melts=dict(report.open_melts),
             oldest_open_melt_s=round(report.oldest_open_melt_s, 1),

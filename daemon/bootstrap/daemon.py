@@ -14,6 +14,7 @@ from daemon.bootstrap.ground import lay_ground
 from daemon.bootstrap.looking import make_looking
 from daemon.bootstrap.loops import Loops, make_ticks
 from daemon.bootstrap.paying import make_paying
+from daemon.checking import ProofChecks
 from daemon.health import Health, HealthServer
 from daemon.notify import Notifier
 from daemon.operations import DaemonOperations, Process
@@ -121,13 +122,17 @@ class Daemon:
         ground, delay = self.ground, STORE_RETRY_S_FIRST
         while True:
             try:
-                await ground.threads(partial(ground.store.ensure_schema, self.settings.mongo.unique_proofs))
+                choice = await ground.threads(
+                    partial(ground.store.ensure_schema, self.settings.mongo.unique_proofs, self.settings.mode_setting)
+                )
             except StoreUnavailable as error:
                 ground.metrics.set_store_up(False)
                 _log.warning("the database does not answer yet", detail=error.detail, retry_in_s=delay)
                 await asyncio.sleep(delay)
                 delay = min(STORE_RETRY_S_MAX, delay * 2)
             else:
+                ground.mode.take(choice)
+                ground.metrics.set_indexes(ground.store.indexes)
                 return
 
     def _show_sweeps(self) -> None:
@@ -162,6 +167,7 @@ class Daemon:
             lanes=looking.lanes,
             warm=looking.warm,
             pauses=ground.pauses,
+            mode=ground.mode,
             clock=ground.clock,
             process=Process(
                 version=self.version,
@@ -207,6 +213,14 @@ class Daemon:
             repairs=looking.repairs,
             plans=looking.planner,
             cases=looking.cases,
+            modes=looking.survey,
+            checks=ProofChecks(
+                store=self.ground.store,
+                threads=self.ground.threads,
+                mints=self.ground.mints,
+                reconciler=looking.reconciler,
+                lanes=looking.lanes,
+            ),
         )
         self._api = UnixServer(
             app, bound, connections_max=socket.max_connections, request_timeout_s=socket.idle_timeout_s

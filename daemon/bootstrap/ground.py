@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from daemon.bootstrap import names
+from daemon.mode import ModeKeeper
 from daemon.pauses import Pauses
 from daemon.spool import Spool
 from daemon.system import SystemClock, SystemEntropy
@@ -43,6 +44,7 @@ class Ground:
     store: MongoStore
     mints: dict[MintAlias, HttpMint]
     pauses: Pauses
+    mode: ModeKeeper
     webhook: Webhook | None
     events: CriticalEvents
     gauges_now: asyncio.Event
@@ -52,6 +54,10 @@ class Ground:
     def aliases(self) -> tuple[MintAlias, ...]:
         """Every configured mint."""
         return tuple(self.mints)
+
+    def why_unchanged(self, mint: MintAlias) -> str | None:
+        """Why nothing of this mint's is changed now: meltd observes, or it is paused; None: it may be."""
+        return self.mode.observing() or self.pauses.reason(mint)
 
     def look_at_gauges(self) -> None:
         """They are read anew now."""
@@ -107,6 +113,15 @@ def lay_ground(settings: Settings, *, seed: Seed, uri: str, holder: str, version
         store=store,
         mints=mints,
         pauses=pauses,
+        mode=ModeKeeper(
+            store=store,
+            threads=threads,
+            clock=clock,
+            setting=settings.mode_setting,
+            indexes_every_s=settings.sweep.interval_s,
+            on_change=metrics.set_mode,
+            on_look=metrics.set_indexes,
+        ),
         webhook=webhook,
         events=CriticalEvents(store, threads, metrics, clock=clock, spool=spool, notices=webhook),
         gauges_now=asyncio.Event(),

@@ -16,6 +16,7 @@ from daemon.repairs import DaemonRepairs
 from daemon.restore import Restores, RoundPolicy
 from daemon.settle import SettleDesk, SettleRounds
 from daemon.summary import Summaries
+from daemon.survey import DaemonSurvey
 from daemon.sweep import Sweeper, SweepPolicy
 from daemon.warm import WarmLane, WarmPolicy, WarmStore
 from melt.beyond import Beyond, BeyondPolicy
@@ -25,6 +26,7 @@ from melt.planner import Planner, PlanPolicy
 from melt.reconcile import ReconcilePolicy, Reconciler
 from melt.repair import Repairer
 from melt.restore import RestorePolicy, Restorer
+from melt.survey import Surveyor
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from melt.mint import HttpMint
     from melt.model import HintStatus, MintAlias
     from melt.reconcile import Outcome
+    from melt.survey import Work
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +59,7 @@ class Looking:
     hints: Mapping[MintAlias, HintDesk]
     restores: Restores
     repairs: DaemonRepairs
+    survey: DaemonSurvey
 
     def hint_status(self, mint: MintAlias) -> HintStatus | None:
         """How the subscriptions at a mint are; None where there are none."""
@@ -92,6 +96,7 @@ def make_looking(
         hints=paying.desks,
         restores=_restores(ground, reconciler, caps),
         repairs=_repairs(ground, reconciler, supervisor),
+        survey=_survey(ground, reconciler, lanes, supervisor),
     )
 
 
@@ -127,6 +132,7 @@ def _reconciler(ground: Ground, paying: Paying, caps: Caps) -> Reconciler:
         ),
         caps=caps,
         holder=ground.holder,
+        observing=ground.mode.observing,
         beyond=Beyond(
             holdings=ground.store,
             threads=ground.threads,
@@ -152,6 +158,7 @@ def _planner(ground: Ground, paying: Paying, reconciler: Reconciler) -> Planner:
         entropy=ground.entropy,
         policy=PlanPolicy(four_eyes=sweep.four_eyes, expires_s=sweep.plan_expires_s),
         is_paused=ground.pauses.reason,
+        observing=ground.mode.observing,
         on_change=ground.look_at_gauges,
     )
 
@@ -324,6 +331,7 @@ def _restores(ground: Ground, reconciler: Reconciler, caps: Caps) -> Restores:
             caps=caps,
             policy=RestorePolicy(batch_outputs=restore.batch_outputs, operator_npub=restore.operator_npub),
             is_paused=ground.pauses.reason,
+            observing=ground.mode.observing,
         ),
         events=ground.events,
         metrics=ground.metrics,
@@ -353,10 +361,41 @@ def _repairs(ground: Ground, reconciler: Reconciler, supervisor: Supervisor) -> 
             telemetry=ground.metrics,
         ),
         is_paused=ground.pauses.reason,
+        observing=ground.mode.observing,
         knows=ground.mints.__contains__,
         draining=supervisor.draining,
         clock=ground.clock,
         setting=ground.settings.mongo.unique_proofs,
+        on_change=ground.look_at_gauges,
+    )
+
+
+def _survey(
+    ground: Ground, reconciler: Reconciler, lanes: Mapping[MintAlias, Lanes], supervisor: Supervisor
+) -> DaemonSurvey:
+    async def in_turn(mint: MintAlias, work: Work, outcome: Outcome) -> None:
+        await lanes[mint].prompt_page(Lane.ASKED, work, outcome)
+
+    settle = ground.settings.settle_policy
+    return DaemonSurvey(
+        keeper=ground.mode,
+        store=ground.store,
+        threads=ground.threads,
+        surveyor=Surveyor(
+            store=ground.store,
+            repairs=ground.store,
+            surveys=ground.store,
+            holdings=ground.store,
+            threads=ground.threads,
+            mints=ground.mints,
+            reconciler=reconciler,
+            in_turn=in_turn,
+            settle=settle,
+            caps=_cap_policy(ground.settings.sweep),
+        ),
+        settle=settle,
+        clock=ground.clock,
+        draining=supervisor.draining,
         on_change=ground.look_at_gauges,
     )
 

@@ -84,6 +84,7 @@ class Loops:
         supervisor.add_loop(names.WATCH, self._watch)
         supervisor.add_loop(names.GAUGES, gauges.loop)
         supervisor.add_loop(names.LEASE, self._lease)
+        supervisor.add_loop(names.MODE, self.ground.mode.run)
         if self.ground.webhook is not None:
             supervisor.add_loop(names.WEBHOOK, self.ground.webhook.run, stall_after_s=600.0)
         for alias in self.ground.mints:
@@ -99,6 +100,7 @@ class Loops:
         """Loops that sleep see that they are to stop."""
         self.paying.engine.followed.set()
         self.ground.gauges_now.set()
+        self.ground.mode.wake()
         self.looking.leases.changed.set()
         for tick in self.ticks:
             tick.wake()
@@ -167,6 +169,8 @@ class Loops:
     async def _summarise(self, context: LoopContext) -> None:
         """What a day cost and what is owed, written down."""
         while await _due(self.ticks.summary, context):
+            if self.ground.store.reads_once:
+                continue  # without its indexes meltd reads the collection in its tours, and not once more for this
             try:
                 await self.looking.summaries.make(context.stopping.is_set, context.beat)
             except StoreError as error:

@@ -15,6 +15,7 @@ WATCH: Final = "watch"
 GAUGES: Final = "gauges"
 WEBHOOK: Final = "webhook"
 LEASE: Final = "lease"
+MODE: Final = "mode"
 SUMMARY: Final = "summary"
 RESTORE: Final = "restore"
 
@@ -43,12 +44,13 @@ def all_jobs(mints: Sequence[MintAlias]) -> list[str]:
 def all_loops(mints: Sequence[MintAlias], *, subscriptions: bool) -> list[str]:
     """Every loop that there may be."""
     hints = [hints_loop(mint) for mint in mints if subscriptions]
-    return [WATCH, GAUGES, WEBHOOK, LEASE, *all_jobs(mints), *hints]
+    return [WATCH, GAUGES, WEBHOOK, LEASE, MODE, *all_jobs(mints), *hints]
 
 
 __all__ = [
     "GAUGES",
     "LEASE",
+    "MODE",
     "RESTORE",
     "SUMMARY",
     "WATCH",

@@ -108,6 +108,7 @@ def _engine(ground: Ground, sentinels: Sentinels, corrections: Corrections, reco
         telemetry=ground.metrics,
         policy=policy,
         is_paused=ground.pauses.reason,
+        observing=ground.mode.observing,
         breakers=ground.metrics.breakers,
     )
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import daemon.cli.adopting
 import daemon.cli.process
 import daemon.cli.restore
 import daemon.cli.summaries  # noqa: F401

@@ -86,13 +86,14 @@ def adoption(body: Mapping[str, Any]) -> None:
     """Whether the unique index stands or is wanted."""
     duplicates = "not counted" if body["duplicates"] is None else body["duplicates"]
     facts(
-        "Unique index on proofs.secret",
+        "Unique index on the secrets of counted documents",
         [
             ("stands", body["indexed"]),
             ("mongo.unique_proofs", body["setting"]),
             ("adopted", when(body["adopted_at"])),
             ("because", body["reason"]),
-            ("proofs that stand twice", duplicates),
+            ("proofs that count twice", duplicates),
+            ("stored before their source was spent", body["keeps_before_source"]),
             ("next step", body["next_step"]),
         ],
     )

@@ -1,4 +1,4 @@
-"""``meltd reconcile --repair`` and ``meltd adopt``: the double count shown, confirmed, mended and kept out (ADR 13)."""
+"""``meltd reconcile --repair``: the double count shown, confirmed, mended and kept out (ADR 13)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from daemon.cli.asking import ask, client_of, show
+from daemon.cli.asking import ask, show
 from daemon.cli.ends import CommandFailed, NoDaemon
-from daemon.cli.root import Json, Socket, app
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,12 +36,6 @@ Adopt = Annotated[
     bool, typer.Option("--adopt", help="With --apply: then have the unique index made at the next start.")
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="With --apply: don't ask.")]
-
-_WHAT_ADOPTING_MEANS = """\
-Adopting the token collection has meltd make a unique index on proofs.secret at its next start. From then on the
-database itself refuses to store a proof in a second document. Old code of another service that does so will get a
-duplicate key error (11000): see that it can bear that first. To undo it, drop the index meltd_unique_proofs_secret
-and set mongo.unique_proofs to off."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +76,7 @@ def run_repair(asked: RepairRequest, connection: Client, *, as_json: bool) -> No
     from daemon.cli.repair_views import repair  # noqa: PLC0415
 
     if not asked.apply:
-        reply = _post(connection, "/v1/repairs", asked.body())
+        reply = post(connection, "/v1/repairs", asked.body())
         show(reply, as_json, repair)
         if not as_json and reply.body["planned"]:
             sys.stderr.write(f"meltd: nothing was changed; to carry it out: {_again(asked, reply)}\n")
@@ -97,17 +90,17 @@ def run_repair(asked: RepairRequest, connection: Client, *, as_json: bool) -> No
         reason = typer.prompt("Reason").strip()
     body = asked.body() | {"dry_run": False, "reason": reason}
     if interactive and not asked.yes:
-        plan = _post(connection, "/v1/repairs", asked.body())
+        plan = post(connection, "/v1/repairs", asked.body())
         show(plan, as_json, repair)
         if plan.body["planned"] and not typer.confirm(f"Change {plan.body['planned']} documents as shown?"):
             raise CommandFailed("nothing was changed")
         # Only what was shown: where documents have moved on by then, the daemon refuses.
         body["plan"] = plan.body["plan"]
-    reply = _post(connection, "/v1/repairs", body)
+    reply = post(connection, "/v1/repairs", body)
     show(reply, as_json, repair)
     _end(reply)
     if asked.adopt:
-        _adopt(connection, reason, as_json=as_json)
+        want_unique_index(connection, reason, as_json=as_json)
 
 
 def _again(asked: RepairRequest, reply: Reply) -> str:
@@ -122,47 +115,25 @@ def _end(reply: Reply) -> None:
         raise typer.Exit(1)
 
 
-@app.command(epilog="Examples: meltd adopt --status; meltd adopt --reason 'all writers are fixed'")
-def adopt(
-    status: Annotated[bool, typer.Option("--status", help="Only show where it stands; counts the duplicates.")] = False,  # noqa: FBT002
-    reason: Annotated[
-        str | None, typer.Option("--reason", help="Why; kept in the records. Asked for if left out.")
-    ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,  # noqa: FBT002
-    socket: Socket = None,
-    as_json: Json = False,  # noqa: FBT002
-) -> None:
-    """Have the database refuse proofs that are stored twice: a unique index, made at the next start."""
+def want_unique_index(connection: Client, reason: str, *, as_json: bool) -> None:
+    """Have the unique index on counted secrets made at the next start."""
     from daemon.cli.repair_views import adoption  # noqa: PLC0415
 
-    connection = client_of(socket)
-    if status:
-        show(_watch(connection, lambda: ask(lambda: connection.get("/v1/adoption", count="true"))), as_json, adoption)
-        return
-    interactive = sys.stdin.isatty() and not as_json
-    if interactive:
-        sys.stderr.write(_WHAT_ADOPTING_MEANS + "\n")
-        if not yes and not typer.confirm("Adopt it?"):
-            raise CommandFailed("nothing was changed")
-        reason = reason or typer.prompt("Reason").strip()
-    if reason is None:
-        raise typer.BadParameter("adopting needs a --reason, which is kept in the records")
-    _adopt(connection, reason, as_json=as_json)
+    show(post(connection, "/v1/adoption", {"reason": reason}), as_json, adoption)
 
 
-def _adopt(connection: Client, reason: str, *, as_json: bool) -> None:
-    from daemon.cli.repair_views import adoption  # noqa: PLC0415
-
-    show(_post(connection, "/v1/adoption", {"reason": reason}), as_json, adoption)
-
-
-def _post(connection: Client, path: str, body: dict[str, object]) -> Reply:
+def post(connection: Client, path: str, body: dict[str, object], *, progress: str = "/v1/repairs") -> Reply:
+    """A long request; ``progress`` tells what it does meanwhile."""
     from daemon.cli.client import RECONCILE_TIMEOUT_S  # noqa: PLC0415
 
-    return _watch(connection, lambda: ask(lambda: connection.post(path, body, timeout_s=RECONCILE_TIMEOUT_S)))
+    return watch(
+        connection,
+        lambda: ask(lambda: connection.post(path, body, timeout_s=RECONCILE_TIMEOUT_S)),
+        progress=progress,
+    )
 
 
-def _watch(connection: Client, call: Callable[[], Reply]) -> Reply:
+def watch(connection: Client, call: Callable[[], Reply], *, progress: str = "/v1/repairs") -> Reply:
     """A long request; on a terminal what the daemon is doing meanwhile is shown."""
     if not sys.stderr.isatty():
         return call()
@@ -176,7 +147,7 @@ def _watch(connection: Client, call: Callable[[], Reply]) -> Reply:
         while not answer.done():
             time.sleep(POLL_S)
             try:
-                shown.update(_told(ask(lambda: poller.get("/v1/repairs")).body))
+                shown.update(_told(ask(lambda: poller.get(progress)).body))
             except (CommandFailed, NoDaemon):
                 continue
         return answer.result()

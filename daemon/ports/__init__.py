@@ -7,6 +7,7 @@ implementation in the contract tests and by the real one from the composition ro
 
 from __future__ import annotations
 
+from daemon.ports.checks import CheckedDocument, CheckReport, CheckService
 from daemon.ports.core import (
     Check,
     LoopCounters,
@@ -23,6 +24,7 @@ from daemon.ports.core import (
     TokenMention,
 )
 from daemon.ports.leases import LeaseStatus
+from daemon.ports.mode import ModeReport, ModeService, SurveyReport
 from daemon.ports.pace import Lane, PaceStatus
 from daemon.ports.plans import Casebook, PlanDesk
 from daemon.ports.repairs import Adoption, RepairProgress, RepairReport, RepairService
@@ -34,6 +36,9 @@ __all__ = [
     "Adoption",
     "Casebook",
     "Check",
+    "CheckReport",
+    "CheckService",
+    "CheckedDocument",
     "Lane",
     "LeaseStatus",
     "LoopCounters",
@@ -42,6 +47,8 @@ __all__ = [
     "MeltService",
     "MetricsPage",
     "MintStatus",
+    "ModeReport",
+    "ModeService",
     "Operations",
     "PaceStatus",
     "PlanDesk",
@@ -55,5 +62,6 @@ __all__ = [
     "SettlingStatus",
     "StatusReport",
     "SummaryReads",
+    "SurveyReport",
     "TokenMention",
 ]

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
         TokenStatus,
         Y,
     )
-    from melt.reconcile import ReconcileScope
+    from melt.model.mode import Mode
+    from melt.reconcile import Performed, ReconcileScope
     from melt.recovery import Sight
     from melt.saga.request import MeltRequest
 
@@ -58,6 +59,12 @@ class ReconcileReport:
     planned: int
     corrected: int
     settling: int = 0
+    performed: tuple[Performed, ...] = ()
+    """The corrections that were applied, the first thousand."""
+    blocked: bool = False
+    """Whether what was found keeps documents in scope from being paid with: something HIGH or CRITICAL is open."""
+    observing: str | None = None
+    """Why nothing was corrected, where meltd observes."""
     errors: tuple[str, ...] = ()
     seconds: float = 0.0
 
@@ -114,6 +121,8 @@ class StatusReport:
     draining: bool
     paused: bool
     paused_reason: str | None
+    mode: Mode
+    mode_reason: str
     mints: tuple[MintStatus, ...]
     open_melts: Mapping[str, int] = field(default_factory=dict)
     oldest_open_melt_s: float = 0.0

@@ -43,10 +43,10 @@ class RepairProgress:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adoption:
     """
-    Where the collection stands on its way to a unique index on ``proofs.secret``.
+    Where the collection stands on its way to a unique index on the secrets of counted documents.
 
-    ``indexed``: as found at this daemon's start. ``duplicates``: how many secrets stand in several documents; None where
-    they were not counted.
+    ``indexed``: as of the last look. ``duplicates``: how many secrets count in several documents, ``keeps_before_source`` how
+    many were stored anew before their source was spent, so that the index would have refused it; None: not counted.
     """
 
     indexed: bool
@@ -54,6 +54,7 @@ class Adoption:
     wish: UniqueProofsWish | None
     duplicates: int | None
     next_step: str
+    keeps_before_source: int | None = None
 
 
 class RepairService(Protocol):

@@ -20,6 +20,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from daemon.settings.sources import EnvironmentSource, FilesSource, TomlSource, inputs
 from melt.errors import ConfigError
 from melt.model import normalise_mint_url
+from melt.model.mode import Mode as OperatingMode
 from melt.settling import SettlePolicy
 
 ALIAS: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}\Z")
@@ -73,8 +74,8 @@ class MongoSettings(Section):
     )
     unique_proofs: Literal["auto", "on", "off"] = Field(
         default="auto",
-        description="The unique index on `proofs.secret`, made at start only. auto: in a new collection, and in one that "
-        "`meltd adopt` was run for; on: refuse to start where duplicates forbid it; off: never.",
+        description="The unique index on `proofs.secret` over counted documents, made at start only. auto: after "
+        "`meltd adopt --unique-index`; on: a yes by setting, refuse to start where duplicates forbid it; off: never.",
     )
 
     @field_validator("uri")
@@ -440,6 +441,12 @@ class Settings(BaseSettings):
         description="An instance that shows no sign of life for this long loses its open melts to another one on the "
         "same database.",
     )
+    mode: OperatingMode | None = Field(
+        default=None,
+        description="`observe` changes nothing in the wallet's collections, `correct` corrects by rule. It decides where the "
+        "database holds no choice yet (`meltd adopt`); where both speak, the more careful holds. Unset: `observe` on a database "
+        "whose documents meltd did not make, else `correct`.",
+    )
     mongo: MongoSettings = Field(default_factory=MongoSettings, description="The database.")
     socket: SocketSettings = Field(default_factory=SocketSettings, description="The local API.")
     http: HttpSettings = Field(default_factory=HttpSettings, description="Metrics and health.")
@@ -495,6 +502,16 @@ class Settings(BaseSettings):
             seen[key] = alias
         return value
 
+    @field_validator("mode", mode="before")
+    @classmethod
+    def _mode_that_is_one(cls, value: object) -> object:
+        """``ending`` is a state of the database, nobody's to set."""
+        if value in {None, ""}:
+            return None
+        if value not in {OperatingMode.OBSERVE.value, OperatingMode.CORRECT.value}:
+            raise ValueError("mode must be observe or correct")
+        return OperatingMode(str(value))
+
     @field_validator("data_dir")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
@@ -507,6 +524,11 @@ class Settings(BaseSettings):
             return self.socket.path.expanduser().absolute()
         runtime = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
         return (Path(runtime) if runtime else self.data_dir) / "meltd.sock"
+
+    @property
+    def mode_setting(self) -> OperatingMode | None:
+        """``mode`` with its default resolved: the embedded store is meltd's own, and nobody has to choose there."""
+        return OperatingMode.CORRECT if self.mode is None and self.embedded else self.mode
 
     @property
     def settle_policy(self) -> SettlePolicy:

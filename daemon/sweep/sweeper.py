@@ -253,9 +253,17 @@ class Sweeper:
     async def _urls(self, alias: MintAlias) -> tuple[str, ...]:
         """The texts under which this mint stands in the database; the first mint reports what belongs to none."""
         sorted_urls = sort_urls(await self._threads(self._store.mint_urls), self._mints)
+        if self._reads_once:
+            # Nobody can say under which texts it stands before all documents have been passed: the tour compares them.
+            return sorted_urls.by_alias[alias] or (self._mints[alias].url,)
         if alias == min(self._mints):
             await self._unconfigured.report(sorted_urls.unconfigured)
         return sorted_urls.by_alias[alias]
+
+    @property
+    def _reads_once(self) -> bool:
+        """Without its indexes a tour reads each document once, and asks nothing that would read them all again."""
+        return self._holdings is not None and self._holdings.reads_once
 
     async def _walk(self, run: _Run) -> SweepRecord:
         """Unspent and pending documents, from the tour's position on, which is saved after each page."""
@@ -291,12 +299,12 @@ class Sweeper:
 
     async def _strays(self, run: _Run) -> None:
         """Documents that no tour passes, because their status or their mint is none; the first mint tells of the latter."""
-        if self._holdings is not None:
+        if self._holdings is not None and not self._reads_once:
             await self._pages(run, self._holdings.strays(run.urls, homeless=run.alias == min(self._mints)))
 
     async def _sample(self, run: _Run) -> SweepRecord:
         """A share of the spent and failed documents, from where the last sample ended; at the end, from the start."""
-        share, urls = self._policy.spent_sample_share, run.urls
+        share, urls = 0.0 if self._reads_once else self._policy.spent_sample_share, run.urls
         count = await self._threads(lambda: self._store.count_tokens(SAMPLED, urls)) if urls and share > 0 else 0
         left = math.ceil(count * share)
         position = run.record.sampled

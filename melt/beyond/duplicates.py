@@ -1,9 +1,10 @@
 """
 One proof in several documents: the double count (DESIGN section 5, DUPLICATE_PROOF). Pure.
 
-Which document is right is not guessed here. A document that counts towards a balance (``unspent``, ``pending``) is
-reported whoever else holds its proof; a ``spent`` or ``failed`` one only where another holder counts, since two documents
-that agree that the money is gone count nothing.
+Which document is right is not guessed here. A proof may lie in one counted document (:mod:`melt.model.counting`); a copy
+in a ``spent`` or ``failed`` one is history, as a wallet leaves it that keeps a proof unchanged. Reported is a counted
+document whose proof another one holds that is not history, and that other one: it may count too, it may have been handed
+to somebody (``sent``), or nobody can tell (a status that is none).
 """
 
 from __future__ import annotations
@@ -12,15 +13,13 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from melt.drift import SEVERITIES
-from melt.model import Action, DriftType, TokenStatus, Verdict
+from melt.model import Action, DriftType, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from melt.model import Holder, Proof, Token, Y
 
-COUNTING: Final = frozenset({TokenStatus.UNSPENT, TokenStatus.PENDING})
-"""Statuses whose proofs somebody's balance counts."""
 NAMED_MAX: Final = 5
 """How many of the other documents the evidence names."""
 
@@ -32,10 +31,16 @@ def duplicate_verdict(token: Token, holders: Mapping[Y, tuple[Holder, ...]]) -> 
     shared: list[Proof] = []
     others: dict[str, Holder] = {}
     for proof in token.proofs:
-        found = [holder for holder in holders.get(proof.y, ()) if holder.token_id != token.id]
-        if token.status in COUNTING or any(holder.status in COUNTING for holder in found):
-            others.update((holder.token_id, holder) for holder in found)
-            shared += [proof] if found else []
+        found = [
+            holder
+            for holder in holders.get(proof.y, ())
+            if holder.token_id != token.id
+            and not holder.is_history
+            and not token.is_history
+            and (token.is_counted or holder.is_counted)
+        ]
+        others.update((holder.token_id, holder) for holder in found)
+        shared += [proof] if found else []
     if not shared:
         return None
     verdict = Verdict(
@@ -59,8 +64,10 @@ def _evidence(token: Token, others: Sequence[Holder]) -> Evidence:
 
 
 def elsewhere(token: Token, holders: Mapping[Y, tuple[Holder, ...]] | None) -> Evidence:
-    """Whether the proofs of a legacy ``melted`` document also stand in others; ``holders`` None: an index forbids it."""
-    known = holders or {}
+    """Whether the proofs of a legacy ``melted`` document also stand in others; ``holders`` None: nobody could look."""
+    if holders is None:
+        return {"stands_elsewhere": "not looked for: no index serves look-ups by secret"}
+    known = holders
     twice = [proof for proof in token.proofs if any(holder.token_id != token.id for holder in known.get(proof.y, ()))]
     others = {holder.token_id: holder for proof in twice for holder in known[proof.y] if holder.token_id != token.id}
     return {

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from melt.beyond.duplicates import COUNTING, duplicate_verdict, elsewhere
+from melt.beyond.duplicates import duplicate_verdict, elsewhere
 from melt.beyond.signatures import Flawed, is_due, signature_verdict, verify
 from melt.corrections import Judged, mint_said, unit_of
 from melt.errors import MintError
-from melt.model import Action, DriftType, MintState
+from melt.model import LIVE_STATUSES, Action, DriftType, MintState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -43,7 +43,7 @@ class Looked:
     """
     What a look has found. ``unchecked`` are ids of records whose absence tells nothing, because their documents' turn has not come.
 
-    ``holders`` is None where an index keeps proofs from lying twice, so that nobody had to look.
+    ``holders`` is None where nobody could look: without an index on the secrets each look reads the whole collection.
     """
 
     judged: tuple[Judged, ...] = ()
@@ -100,7 +100,7 @@ class Beyond:
         missing = {
             (mint.alias, proof.keyset_id)
             for token in tokens
-            if token.status in COUNTING
+            if token.status in LIVE_STATUSES
             for proof in token.proofs
             if proof.keyset_id not in listed
         }
@@ -126,14 +126,16 @@ class Beyond:
         keysets: Mapping[KeysetId, Keyset],
         *,
         turn: int | None,
+        holdings: Holdings | None = None,
     ) -> Looked:
         """
-        Look at documents of one mint. ``turn`` is the tour's number; None checks signatures of a random share.
+        Look at documents of one mint. ``turn`` is the tour's number; None checks signatures of a random share. ``holdings``
+        is asked who else holds a proof; None: the database.
 
         Raises StoreError. What the mint can't be asked is left out.
         """
-        holders = await self._holders(tokens)
-        due = [token for token in tokens if token.status in COUNTING and self._is_due(token.id, turn)]
+        holders = await self._holders(tokens, holdings or self.holdings)
+        due = [token for token in tokens if token.status in LIVE_STATUSES and self._is_due(token.id, turn)]
         keys = await self._keys(mint, {proof.keyset_id for token in due for proof in token.proofs})
         flawed = await self._flawed(due, states, keys)
         judged: list[Judged] = []
@@ -152,8 +154,10 @@ class Beyond:
         unchecked = tuple(
             f"{DriftType.INVALID_SIGNATURE}:token:{token.id}"
             for token in tokens
-            if token.status in COUNTING and token.id not in checked
+            if token.status in LIVE_STATUSES and token.id not in checked
         )
+        if holders is None:
+            unchecked += tuple(f"{DriftType.DUPLICATE_PROOF}:token:{token.id}" for token in tokens)
         return Looked(judged=tuple(judged), unchecked=unchecked, holders=holders)
 
     @staticmethod
@@ -166,11 +170,11 @@ class Beyond:
         if flawed:
             yield signature_verdict(flawed), {"checked_proofs": len(token.proofs)}
 
-    async def _holders(self, tokens: Sequence[Token]) -> Mapping[Y, tuple[Holder, ...]] | None:
-        if self.holdings.unique_proofs_indexed:
+    async def _holders(self, tokens: Sequence[Token], holdings: Holdings) -> Mapping[Y, tuple[Holder, ...]] | None:
+        if not holdings.secrets_indexed:
             return None
         proofs = [proof for token in tokens for proof in token.proofs]
-        return await self.threads(lambda: self.holdings.holders(proofs)) if proofs else {}
+        return await self.threads(lambda: holdings.holders(proofs)) if proofs else {}
 
     # --- signatures ---
 

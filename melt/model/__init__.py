@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
+from melt.model.counting import COUNTED_TYPES, LIVE_STATUSES, UNCOUNTED_TYPES, is_counted, is_history, is_live, weighs
 from melt.model.findings import (
     AtomicResult,
     AuditEntry,
@@ -105,7 +106,9 @@ def normalise_mint_url(url: str) -> str:
 
 __all__ = [
     "AMOUNT_MAX",
+    "COUNTED_TYPES",
     "LIVE_PLAN",
+    "LIVE_STATUSES",
     "MELT_MOVES",
     "OPEN_DISCREPANCY",
     "PLAN_ITEMS_MAX",
@@ -115,6 +118,7 @@ __all__ = [
     "SWEEP_NAME",
     "TERMINAL",
     "TOKEN_MOVES",
+    "UNCOUNTED_TYPES",
     "Action",
     "Activity",
     "Actor",
@@ -200,6 +204,10 @@ __all__ = [
     "Warrant",
     "WatchedDocument",
     "Y",
+    "is_counted",
+    "is_history",
+    "is_live",
     "normalise_mint_url",
     "sweep_shard",
+    "weighs",
 ]

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from melt.model.words import DriftType
+from melt.model.counting import is_history, is_live
+from melt.model.words import DriftType, TransactionType
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -67,15 +68,33 @@ class LeftReason(StrEnum):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DocumentSecrets:
     """
-    What the search for duplicates needs of a document: digests of its distinct secrets, 16 bytes each.
+    What the search for duplicates needs of a document: digests of its distinct secrets, 16 bytes each, and the amount
+    of each (0 where it can't be read).
 
-    ``melted_counts``: a ``melted`` document that is unspent or pending, so that its proofs count towards a balance.
+    Texts are "" where they are none. ``value`` is what all of its readable proofs add up to.
     """
 
     id: TokenId
     digests: tuple[bytes, ...] = field(repr=False)
+    amounts: tuple[int, ...] = field(repr=False)
     proofs: int
-    melted_counts: bool
+    status: str
+    transaction_type: str
+    npub: str = ""
+    wallet_id: str = ""
+    value: int = 0
+    created_at: datetime | None = None
+    spent_at: datetime | None = None
+
+    @property
+    def is_history(self) -> bool:
+        """Whether the document only tells what has been (:mod:`melt.model.counting`)."""
+        return is_history(self.status)
+
+    @property
+    def melted_counts(self) -> bool:
+        """A ``melted`` document that is unspent or pending, so that its proofs weigh on a balance."""
+        return is_live(self.status) and self.transaction_type == TransactionType.MELTED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

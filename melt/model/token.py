@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from melt.model.counting import is_counted, is_history, is_live
 from melt.model.words import TransactionType
 
 if TYPE_CHECKING:
@@ -99,6 +100,16 @@ class Token:
         return sum(proof.amount for proof in self.proofs)
 
     @property
+    def is_counted(self) -> bool:
+        """Whether the document counts towards its owner's balance (:mod:`melt.model.counting`)."""
+        return is_counted(self.status, self.transaction_type)
+
+    @property
+    def is_history(self) -> bool:
+        """Whether the document only tells what has been."""
+        return is_history(self.status)
+
+    @property
     def is_sent(self) -> bool:
         """Whether it was handed out: its proofs are their recipient's, whatever its status says."""
         return self.transaction_type == TransactionType.SENT
@@ -145,6 +156,16 @@ class Holder:
     status: TokenStatus | None
     is_melted: bool = False
     is_sent: bool = False
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether the document counts towards its owner's balance (:mod:`melt.model.counting`)."""
+        return is_live(self.status) and not self.is_melted and not self.is_sent
+
+    @property
+    def is_history(self) -> bool:
+        """Whether the document only tells what has been."""
+        return is_history(self.status)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -100,6 +100,7 @@ class Applying:
         events: CriticalEvents,
         clock: Clock,
         is_paused: Callable[[MintAlias], str | None],
+        observing: Callable[[], str | None],
     ) -> None:
         self._store = store
         self._plans = plans
@@ -110,6 +111,7 @@ class Applying:
         self._events = events
         self._clock = clock
         self._is_paused = is_paused
+        self._observing = observing
 
     async def run(self, plan: Plan, actor: Actor) -> Plan:
         """
@@ -149,6 +151,9 @@ class Applying:
         """Neither paused nor frozen, and configured."""
         if alias not in self._mints:
             raise Refusal(Code.MINT_UNKNOWN, f"mint {alias!r} is no longer configured")
+        observing = self._observing()
+        if observing is not None:
+            raise Refusal(Code.OBSERVING, observing, hint="the plan stays as it is: meltd adopt switches to correct")
         paused = self._is_paused(alias)
         if paused is not None:
             raise Refusal(Code.PAUSED, f"{alias} is paused ({paused})", hint="resume first")

@@ -85,6 +85,7 @@ class Planner:
         entropy: Entropy,
         policy: PlanPolicy,
         is_paused: Callable[[MintAlias], str | None],
+        observing: Callable[[], str | None] = lambda: None,
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
@@ -106,6 +107,7 @@ class Planner:
             events=events,
             clock=clock,
             is_paused=is_paused,
+            observing=observing,
         )
         self._on_change = on_change
         self._busy = asyncio.Lock()

@@ -11,6 +11,7 @@ from melt.ports.cases import CaseStore
 from melt.ports.hints import HintSource, HintTelemetry, WatchStore
 from melt.ports.holdings import Holdings
 from melt.ports.leases import Leases
+from melt.ports.mode import ModeStore
 from melt.ports.outside import Clock, Entropy, Mint, Outputs, StoreThreads
 from melt.ports.plans import PlanStore
 from melt.ports.repairs import RepairStore, SecretTour
@@ -19,6 +20,7 @@ from melt.ports.sentinels import SpentRecords
 from melt.ports.settling import SettleStore
 from melt.ports.store import Store, Tour
 from melt.ports.summaries import HoldingsWalk, SummaryStore
+from melt.ports.survey import SurveyStore
 from melt.ports.telling import EventNotices, EventSpool, Telemetry
 from melt.ports.warm import LargeTokens
 
@@ -36,6 +38,7 @@ __all__ = [
     "LargeTokens",
     "Leases",
     "Mint",
+    "ModeStore",
     "Outputs",
     "PlanStore",
     "RepairStore",
@@ -48,6 +51,7 @@ __all__ = [
     "Store",
     "StoreThreads",
     "SummaryStore",
+    "SurveyStore",
     "Telemetry",
     "Tour",
     "WatchStore",

@@ -19,8 +19,13 @@ class Holdings(Protocol):
     """
 
     @property
-    def unique_proofs_indexed(self) -> bool:
-        """Whether an index keeps each proof from lying in two documents: then there is nothing to look for."""
+    def secrets_indexed(self) -> bool:
+        """Whether an index serves look-ups by secret: without one :meth:`holders` would read the whole collection."""
+        ...
+
+    @property
+    def reads_once(self) -> bool:
+        """Whether meltd's indexes are missing, so that a tour reads in ``_id`` order and asks for nothing besides."""
         ...
 
     def holders(self, proofs: Sequence[Proof]) -> Mapping[Y, tuple[Holder, ...]]:

@@ -7,7 +7,7 @@ Start at :meth:`Reconciler.page`, which looks (:mod:`melt.reconcile.page`), has 
 
 from __future__ import annotations
 
-from melt.reconcile.outcome import FOUND_MAX, TOURED, Outcome, ReconcilePolicy, ReconcileScope
+from melt.reconcile.outcome import FOUND_MAX, TOURED, Outcome, Performed, ReconcilePolicy, ReconcileScope
 from melt.reconcile.page import Reconciler
 from melt.reconcile.urls import MintUrls, sort_urls
 
@@ -16,6 +16,7 @@ __all__ = [
     "TOURED",
     "MintUrls",
     "Outcome",
+    "Performed",
     "ReconcilePolicy",
     "ReconcileScope",
     "Reconciler",

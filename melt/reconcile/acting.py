@@ -13,14 +13,14 @@ import structlog
 
 from melt.beyond import malformed_findings
 from melt.corrections import confirmed, finding_of, record_findings, warrant_of
-from melt.errors import Code, DuplicateMelt, InvariantBroken, LostRace, MintError, StoreError
+from melt.errors import Code, DuplicateMelt, InvariantBroken, LostRace, MintError, Observing, StoreError
 from melt.model import Action, DriftType, MeltState
 from melt.reconcile.outcome import TOURED
 from melt.recovery.reclaim import reclaim
 from melt.settling import CORRECTIVE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from melt.caps import Caps
     from melt.corrections import Corrections, Judged
@@ -59,6 +59,7 @@ class Acting:
         policy: ReconcilePolicy,
         caps: Caps,
         holder: str,
+        observing: Callable[[], str | None],
     ) -> None:
         self._store = store
         self._threads = threads
@@ -72,6 +73,7 @@ class Acting:
         self._policy = policy
         self._caps = caps
         self._holder = holder
+        self._observing = observing
 
     async def malformed(self, mint: Mint, items: Sequence[MalformedToken], outcome: Outcome, *, dry_run: bool) -> None:
         """Note documents that can't be read, and record them unless it is a dry run. Raises StoreError."""
@@ -126,7 +128,7 @@ class Acting:
             outcome.settling += not record.is_settled
             if not confirmed(record, confirm_after_s=self._policy.confirm_after_s) or one.token.id in in_use:
                 continue
-            if self._is_frozen(one):
+            if self._observing() is not None or self._is_frozen(one):
                 continue
             if one.verdict.action is Action.MARK_SPENT and implausible is not None:
                 self._say_capped(implausible, one, outcome)
@@ -136,9 +138,8 @@ class Acting:
                 outcome.hold_back(one, record)
                 continue
             if await self._correct_safely(mint, one, record, actor):
-                outcome.corrected += 1
+                outcome.corrected_one(one)
                 self._caps.count(outcome.totals, value=one.verdict.value, unit=one.unit, now_s=self._clock.monotonic())
-                outcome.corrected_by_type[record.type.value] += 1
                 self._say(one)
         subjects = [f"token:{token.id}" for token in tokens]
         seen = [*(record.id for record in records), *unchecked]
@@ -242,8 +243,8 @@ class Acting:
                 entropy=self._entropy,
                 note=note,
             )
-        except (DuplicateMelt, LostRace):
-            return False  # another entry holds these proofs and decides
+        except (DuplicateMelt, LostRace, Observing):
+            return False  # another entry holds these proofs and decides, or nothing may begin any more
         except MintError as error:
             _log.warning("a reclaim is left to the watcher", mint=mint.alias, code=error.code.value)
             return False

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from melt import drift
 from melt.corrections import Judged, mint_said, unit_of
-from melt.model import Action, MintState, Token, TokenStatus
+from melt.model import Action, MintState, Token
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -46,6 +46,7 @@ class Judging:
         keysets: Mapping[KeysetId, Keyset],
         *,
         listed: bool,
+        holdings: Holdings | None = None,
     ) -> list[Judged]:
         """
         The verdicts on these documents. ``listed``: whether a keyset that is not in ``keysets`` is unknown to the mint.
@@ -54,7 +55,7 @@ class Judging:
         """
         reserved = [token.reservation.melt_id for token in tokens if token.reservation is not None]
         live = await self._threads(lambda: self._store.live_melt_ids(reserved)) if reserved else frozenset()
-        elsewhere = await self._elsewhere(tokens, states)
+        elsewhere = await self._elsewhere(tokens, states, holdings or self._holdings)
         judged: list[Judged] = []
         now = self._clock.now()
         for token in tokens:
@@ -80,7 +81,7 @@ class Judging:
         return judged
 
     async def _elsewhere(
-        self, tokens: Sequence[Token], states: Mapping[Y, MintState]
+        self, tokens: Sequence[Token], states: Mapping[Y, MintState], holdings: Holdings | None
     ) -> Mapping[TokenId, frozenset[Y]]:
         """
         Proofs of spent and failed documents that the mint still honours and another document holds, as its money or as what
@@ -89,9 +90,8 @@ class Judging:
         A service that keeps a proof unchanged leaves it in the spent source and stores it in a new document; and a token
         that was handed out in one piece lies in its source as it lies in the ``sent`` document.
         """
-        if self._holdings is None:
+        if holdings is None:
             return {}
-        holdings = self._holdings
         alive = {
             token.id: [proof for proof in token.proofs if states.get(proof.y) not in {None, MintState.SPENT}]
             for token in tokens
@@ -100,6 +100,9 @@ class Judging:
         asked = [proof for proofs in alive.values() for proof in proofs]
         if not asked:
             return {}
+        if not holdings.secrets_indexed:
+            # Each look would read the whole collection, and what nobody can tell is not taken for lost.
+            return {token_id: frozenset(proof.y for proof in proofs) for token_id, proofs in alive.items()}
         holders = await self._threads(lambda: holdings.holders(asked))
         return {
             token_id: frozenset(
@@ -119,6 +122,7 @@ class Judging:
         keysets: Mapping[KeysetId, Keyset],
         *,
         listed: bool,
+        holdings: Holdings | None = None,
     ) -> list[Judged]:
         """
         Read the suspects and ask the mint about their SPENT proofs once more; judge what still stands.
@@ -137,7 +141,7 @@ class Judging:
             if isinstance(token, Token) and token.mark == before[token.id].mark and token.rev == before[token.id].rev
         ]
         states.update(await self._sentinels.states(mint, spent))
-        judged = await self.judge(mint, standing, states, keysets, listed=listed)
+        judged = await self.judge(mint, standing, states, keysets, listed=listed, holdings=holdings)
         stands = {token.id for token in standing}
         return looked.weighed(judged) + [one for one in looked.judged if one.token.id in stands]
 
@@ -146,4 +150,4 @@ def _lives_in(holder: Holder) -> bool:
     """Whether a proof that this document holds is money still: its owner's, or whoever's it was handed out to."""
     if holder.is_melted:
         return False
-    return holder.is_sent or holder.status in {TokenStatus.UNSPENT, TokenStatus.PENDING}
+    return holder.is_sent or holder.is_counted

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from melt.caps import RunTotals
 from melt.corrections import unit_of
+from melt.errors import Severity
 from melt.model import PLAN_ITEMS_MAX, MintState, TokenStatus, TransactionType
 from melt.plan_items import items_of
 
@@ -15,10 +16,24 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from melt.corrections import Judged
-    from melt.model import Discrepancy, Finding, Keyset, KeysetId, PlanItem, Token, Y
+    from melt.model import (
+        Action,
+        Discrepancy,
+        DriftType,
+        Finding,
+        Keyset,
+        KeysetId,
+        MintAlias,
+        PlanItem,
+        Token,
+        TokenId,
+        Y,
+    )
 
 TOURED: Final = (TokenStatus.UNSPENT, TokenStatus.PENDING)
 """Statuses that every tour looks at; the others are sampled (DESIGN section 5)."""
+BLOCKING: Final = frozenset({Severity.HIGH, Severity.CRITICAL})
+"""What is open of these severities keeps its document out of payments."""
 FOUND_MAX: Final = 1_000
 """How many findings of one run are kept."""
 
@@ -47,6 +62,19 @@ class ReconcilePolicy:
     shares: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Performed:
+    """One correction that was applied. ``value`` is in ``unit``."""
+
+    action: Action
+    type: DriftType
+    token_id: TokenId
+    npub: str
+    mint: MintAlias
+    unit: str
+    value: int
+
+
 @dataclass(slots=True)
 class Outcome:
     """
@@ -58,7 +86,8 @@ class Outcome:
     made, ``held_back`` those corrections (the first PLAN_ITEMS_MAX; ``held_back_count`` is of all). ``by_keyset`` is what
     lies on each keyset, unspent or pending and not SPENT at the mint. ``found`` holds the first FOUND_MAX; the counts are
     of all. ``suspects``, where it is a list, takes what a dry run would correct: the caller empties it. ``dry_pages``
-    counts the pages that were only looked at, ``settling`` what has to stand still before it is corrected.
+    counts the pages that were only looked at, ``settling`` what has to stand still before it is corrected. ``performed``
+    are the first FOUND_MAX corrections; ``blocking`` the documents that something HIGH or CRITICAL keeps from paying.
     """
 
     expected_documents: int = 0
@@ -77,6 +106,8 @@ class Outcome:
     suspects: list[Judged] | None = None
     dry_pages: int = 0
     corrected_by_type: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    performed: list[Performed] = field(default_factory=list)
+    blocking: set[str] = field(default_factory=set)
     liabilities: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
     owed: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     honoured: dict[str, int] = field(default_factory=lambda: defaultdict(int))
@@ -85,8 +116,28 @@ class Outcome:
     def note(self, found: Discrepancy | Finding) -> None:
         """Count what was found, and keep it while there is room (I11)."""
         self.found_by_type[found.type.value] += 1
+        if found.severity in BLOCKING and found.token_id is not None:
+            self.blocking.add(f"{found.type}:{found.subject}")
         if len(self.found) < FOUND_MAX:
             self.found.append(found)
+
+    def corrected_one(self, judged: Judged) -> None:
+        """Count a correction that was applied; what it was about blocks nothing any more."""
+        self.corrected += 1
+        self.corrected_by_type[judged.verdict.type.value] += 1
+        self.blocking.discard(f"{judged.verdict.type}:token:{judged.token.id}")
+        if len(self.performed) < FOUND_MAX:
+            self.performed.append(
+                Performed(
+                    action=judged.verdict.action,
+                    type=judged.verdict.type,
+                    token_id=judged.token.id,
+                    npub=judged.token.npub,
+                    mint=judged.mint,
+                    unit=judged.unit,
+                    value=judged.verdict.value,
+                )
+            )
 
     def hold_back(self, judged: Judged, record: Discrepancy) -> None:
         """Keep what a cap forbids, for a plan, while there is room (I11)."""

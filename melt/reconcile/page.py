@@ -18,7 +18,7 @@ from melt.reconcile.acting import Acting
 from melt.reconcile.judging import Judging
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from melt.beyond import Beyond
     from melt.caps import Caps
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from melt.errors import InvariantBroken
     from melt.events import CriticalEvents
     from melt.model import Actor, Discrepancy, Keyset, KeysetId, MintAlias, Y
-    from melt.ports import Clock, Entropy, Mint, Store, StoreThreads, Telemetry
+    from melt.ports import Clock, Entropy, Holdings, Mint, Store, StoreThreads, Telemetry
     from melt.reconcile.outcome import Outcome, ReconcilePolicy
     from melt.recovery import Recovery
     from melt.sentinels import Sentinels
@@ -51,6 +51,7 @@ class Reconciler:
         caps: Caps,
         holder: str,
         beyond: Beyond | None = None,
+        observing: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._beyond = beyond
         self._store = store
@@ -81,6 +82,7 @@ class Reconciler:
             policy=policy,
             caps=caps,
             holder=holder,
+            observing=observing,
         )
 
     async def page(
@@ -91,9 +93,12 @@ class Reconciler:
         *,
         dry_run: bool,
         actor: Actor,
+        holdings: Holdings | None = None,
     ) -> None:
         """
         Reconcile documents of one mint, adding to ``outcome``.
+
+        ``holdings`` tells who else holds a proof, where the caller knows without asking the database.
 
         With ``dry_run`` nothing is written: ``outcome.found`` and ``outcome.planned`` tell what a run would do.
 
@@ -109,12 +114,14 @@ class Reconciler:
         states = await self._sentinels.states(mint, [proof.y for token in tokens for proof in token.proofs])
         self._learn(mint, tokens, states)
         asked = asked_evidence("dry run" if dry_run else actor.name, self._clock.now(), len(states))
-        suspects = await self._judging.judge(mint, tokens, states, keysets, listed=listed)
+        suspects = await self._judging.judge(mint, tokens, states, keysets, listed=listed, holdings=holdings)
         looked = Looked()
         if self._beyond is not None:
-            looked = await self._beyond.look(mint, tokens, states, keysets, turn=outcome.turn)
+            looked = await self._beyond.look(mint, tokens, states, keysets, turn=outcome.turn, holdings=holdings)
         if suspects or looked.judged:
-            suspects = await self._judging.judge_again(mint, suspects, looked, states, keysets, listed=listed)
+            suspects = await self._judging.judge_again(
+                mint, suspects, looked, states, keysets, listed=listed, holdings=holdings
+            )
             suspects = await self._sentinels.regressions(mint, suspects)
         outcome.count(tokens, states, keysets)
         outcome.documents += len(items)

@@ -7,6 +7,7 @@ transactions that do nothing where a document has moved on.
 
 from __future__ import annotations
 
+from melt.repair.find import keeps_before_source
 from melt.repair.run import Repairer
 
-__all__ = ["Repairer"]
+__all__ = ["Repairer", "keeps_before_source"]

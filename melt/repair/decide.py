@@ -10,16 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from melt.model import MintState, Token, TokenStatus, TransactionType, normalise_mint_url
+from melt.model import MintState, Token, TokenStatus, TransactionType, normalise_mint_url, weighs
 from melt.model.repair import LeftReason
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from melt.model import MalformedToken, MeltId, MintAlias, Proof, TokenId, Y
-
-COUNTING = frozenset({TokenStatus.UNSPENT, TokenStatus.PENDING})
-"""Statuses whose proofs a balance counts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +52,18 @@ def is_melted(token: Token) -> bool:
 
 
 def counts(token: Token) -> bool:
-    """Whether a balance counts the document's proofs."""
-    return token.status in COUNTING
+    """Whether a balance that looks at statuses alone counts the document's proofs: ``melted`` ones, too."""
+    return weighs(token.status, token.transaction_type)
+
+
+def concerned(holders: Sequence[Token]) -> tuple[Token, ...]:
+    """
+    The documents among which is decided: a copy in a ``spent`` or ``failed`` one is history and says nothing.
+
+    Only where ``melted`` copies alone are left it is asked, too: it tells whether they are leftovers or money.
+    """
+    live = tuple(token for token in holders if not token.is_history)
+    return live if any(not is_melted(token) for token in live) else tuple(holders)
 
 
 def unfit(items: Sequence[Token | MalformedToken], y: Y | None, mint_of: dict[str, MintAlias]) -> LeftReason | None:
@@ -87,7 +94,7 @@ def decide(
     ``live`` are the melts among the holders' reservations that are open, ``frozen`` the users whose wallet at this
     mint is. ``across_users``: a person has confirmed that the oldest holder keeps what two users' documents hold.
     """
-    holders = group.holders
+    holders = concerned(group.holders)
     if any(token.reservation is not None and token.reservation.melt_id in live for token in holders):
         return Undecided(reason=LeftReason.RESERVED)
     if any(token.npub in frozen for token in holders):
@@ -105,9 +112,8 @@ def _decide_unspent(holders: Sequence[Token], *, across_users: bool) -> Kept | U
     own = [token for token in holders if not is_melted(token)]
     if not own:
         return Undecided(reason=LeftReason.MELTED_UNSPENT)
-    counting = [token for token in own if counts(token)]
-    sent = [token for token in own if _is_sent(token)]
-    if sent and any(not _is_sent(token) for token in counting):
+    counting = [token for token in own if token.is_counted]
+    if counting and any(_is_sent(token) for token in own):
         return Undecided(reason=LeftReason.HANDED_OUT)
     keeper = min(counting or own, key=_unspent_rank)
     if len({token.npub for token in holders}) > 1 and not across_users:
@@ -124,10 +130,13 @@ def _age(token: Token) -> tuple[float, str]:
     return (0.0 if token.created_at is None else token.created_at.timestamp(), str(token.id))
 
 
-def _spent_rank(token: Token) -> tuple[bool, int, float, str]:
-    """Its own document before a ``melted`` copy; one that is spent already before one that is still to be marked."""
+def _spent_rank(token: Token) -> tuple[bool, bool, int, float, str]:
+    """
+    Its own document before a ``melted`` copy, and one that was handed out, which loses nothing, before any other; one that
+    is spent already before one that is still to be marked.
+    """
     order = {TokenStatus.SPENT: 0, TokenStatus.UNSPENT: 1, TokenStatus.PENDING: 1, TokenStatus.FAILED: 2}
-    return (is_melted(token), order[token.status], *_age(token))
+    return (is_melted(token), not _is_sent(token), order[token.status], *_age(token))
 
 
 def _unspent_rank(token: Token) -> tuple[bool, bool, float, str]:

@@ -68,8 +68,8 @@ class Planner:
     # --- planning ---
 
     async def search(self, progress: Progress) -> Found:
-        """The duplicates alone, without asking a mint. Raises StoreError."""
-        return await find(self._repairs, self._threads, progress)
+        """Every proof that lies in several documents, without asking a mint. Raises StoreError."""
+        return await find(self._repairs, self._threads, progress, history=True)
 
     async def plan(
         self, repair: RepairType, *, across_users: bool, only: MintAlias | None, progress: Progress

@@ -42,7 +42,7 @@ class Repairer:
         )
 
     async def search(self, progress: Progress) -> Found:
-        """The duplicates alone, without asking a mint. Raises StoreError."""
+        """See :meth:`melt.repair.plan.Planner.search`."""
         return await self._planner.search(progress)
 
     async def plan(

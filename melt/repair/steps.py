@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from melt.errors import Severity
 from melt.model import DriftType, MintState, TokenStatus
 from melt.model.repair import Left, LeftReason, Removal, RepairBatch, RepairStep, RepairType, step_key
-from melt.repair.decide import Group, Kept, Undecided, counts, decide, is_melted
+from melt.repair.decide import Group, Kept, Undecided, concerned, counts, decide, is_melted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -101,9 +101,9 @@ def plan_mint(draft: Draft, groups: Sequence[Group], melted: Sequence[Token], si
 
 
 def _take(draft: Draft, group: Group, answer: Kept, removals: dict[TokenId, list[Removal]], *, spent: bool) -> None:
-    """The proof leaves every document but one; of ``melted`` ones alone where the repair is about those."""
+    """The proof leaves all but one of the documents that are not history; ``melted`` ones alone where it is about those."""
     keeper = next(token for token in group.holders if token.id == answer.keeper)
-    losing = [token for token in group.holders if token.id != keeper.id]
+    losing = [token for token in concerned(group.holders) if token.id != keeper.id and not token.is_history]
     if not draft.type.duplicates and any(not is_melted(token) for token in losing):
         draft.unresolved.update(token.id for token in group.holders)
         losing = [token for token in losing if is_melted(token)]
@@ -150,7 +150,7 @@ def _why_left(token: Token, state: MintState, sight: Sight) -> LeftReason | None
 
 def _steps(token: Token, leaving: Sequence[Removal], sight: Sight, *, ends: bool) -> list[RepairStep]:
     """One document's steps: one, or several where its proofs stay in very many others."""
-    to_status = TokenStatus.SPENT if ends and counts(token) else token.status
+    to_status = TokenStatus.SPENT if ends else token.status
     by_keeper: dict[TokenId, list[Removal]] = defaultdict(list)
     for removal in leaving:
         by_keeper[removal.kept_in].append(removal)

@@ -87,6 +87,7 @@ class Restorer:
         caps: Caps,
         policy: RestorePolicy,
         is_paused: Callable[[MintAlias], str | None],
+        observing: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._store = store
         self._restores = restores
@@ -104,6 +105,7 @@ class Restorer:
             clock=clock,
             telemetry=telemetry,
             is_paused=is_paused,
+            observing=observing,
         )
 
     def begin(self, *, dry_run: bool, actor: Actor, requests_max: int) -> Run:

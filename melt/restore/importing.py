@@ -10,7 +10,7 @@ import structlog
 
 from melt.corrections import record_findings
 from melt.drift import SEVERITIES
-from melt.errors import DuplicateSecret, InvariantBroken, LostRace
+from melt.errors import DuplicateSecret, InvariantBroken, LostRace, Observing
 from melt.model import Discrepancy, DriftType
 from melt.model.restore import Discovery, RestoreImport
 from melt.restore.judging import NOT_BELIEVED
@@ -50,6 +50,7 @@ class Importer:
     clock: Clock
     telemetry: RestoreTelemetry
     is_paused: Callable[[MintAlias], str | None]
+    observing: Callable[[], str | None]
 
     async def act(
         self, mint: Mint, found: Sequence[Addressed], clear: Sequence[str], run: Run, *, believed: bool
@@ -87,6 +88,9 @@ class Importer:
             return NOT_BELIEVED
         if one.owner is None:
             return "nobody knows whose it is: name restore.operator_npub"
+        observing = self.observing()
+        if observing is not None:
+            return observing
         paused = self.is_paused(mint.alias)
         if paused is not None:
             return f"paused: {paused}"
@@ -122,6 +126,8 @@ class Importer:
             result = await self.threads(partial(self.restores.import_restored, restored))
         except DuplicateSecret:
             return "another document has it by now"
+        except Observing as observing:
+            return observing.detail
         except LostRace:
             return "the record or the journal entry moved on meanwhile"
         except InvariantBroken as error:

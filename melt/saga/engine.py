@@ -75,6 +75,7 @@ class Engine:
         telemetry: Telemetry,
         policy: MeltPolicy,
         is_paused: Callable[[MintAlias], str | None] = lambda _: None,
+        observing: Callable[[], str | None] = lambda: None,
         breakers: Mapping[MintAlias, Breaker] | None = None,
     ) -> None:
         self._store = store
@@ -86,6 +87,7 @@ class Engine:
         self._telemetry = telemetry
         self._policy = policy
         self._is_paused = is_paused
+        self._observing = observing
         self._breakers = breakers or {}
         self._gates = Gates()
         self._running: dict[str, _Running] = {}
@@ -166,6 +168,13 @@ class Engine:
         """Begin the melt, unless something forbids it; or the one that an identical request has begun meanwhile."""
         mint = resolve_mint(self._mints, request.mint)
         check_npub(request.npub)
+        observing = self._observing()
+        if observing is not None:
+            raise Refusal(
+                Code.OBSERVING,
+                f"no melt is begun: {observing}",
+                hint="meltd adopt shows what is there, and switches to correct on a yes",
+            )
         paused = self._is_paused(mint.alias)
         if paused is not None:
             raise Refusal(Code.PAUSED, f"melts at this mint are paused: {paused}", hint="meltd resume")

@@ -105,6 +105,7 @@ class AtomicMelts(Melts):
                 actor=actor,
                 melt_id=None if melt is None else melt.id,
                 note=None if melt is None else note_of(melt),
+                finishing=melt is not None,
             )
             ledger.begin()
             if melt is None:

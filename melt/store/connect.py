@@ -24,6 +24,8 @@ IDLE_MS_MAX = 240_000
 """Idle connections are closed before a server or a firewall in between does it."""
 VERSION_MIN = (6, 0)
 DATABASE_DEFAULT = "meltd"
+EMBEDDED_SET = "secantus"
+"""How SecantusDB calls its replica set."""
 
 
 def connect(
@@ -82,9 +84,9 @@ def open_database(client: MongoClient[Document], name: str) -> Database[Document
     )
 
 
-def check_server(client: MongoClient[Document]) -> None:
+def check_server(client: MongoClient[Document]) -> bool:
     """
-    Refuse a server without transactions or too old to trust with them.
+    Refuse a server without transactions or too old to trust with them; whether it is the embedded kind.
 
     Raises :class:`melt.errors.ConfigError` for a wrong server, :class:`melt.errors.StoreUnavailable` for none.
     """
@@ -95,7 +97,7 @@ def check_server(client: MongoClient[Document]) -> None:
         failure = type(error).__name__
     else:
         _check_answers(hello, version)
-        return
+        return hello.get("setName") == EMBEDDED_SET
     raise StoreUnavailable(f"the database can't be reached: {failure}")
 
 
@@ -129,6 +131,7 @@ class Collections:
     summaries: Collection[Document]
     restores: Collection[Document]
     wishes: Collection[Document]
+    mode: Collection[Document]
     plans: Collection[Document]
 
     @classmethod
@@ -148,5 +151,6 @@ class Collections:
             summaries=database["meltd_summaries"],
             restores=database["meltd_restores"],
             wishes=database["meltd_wishes"],
+            mode=database["meltd_mode"],
             plans=database["meltd_plans"],
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import structlog
@@ -18,9 +19,11 @@ if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
 
     from melt.model import Actor, Fence, MeltId
+    from melt.model.mode import Mode
     from melt.ports import Clock, Telemetry
     from melt.settling import SettlePolicy, Stopwatch
     from melt.store.connect import Collections
+    from melt.store.indexes import WalletIndexes
     from melt.store.transactions import Transactions
 
 T = TypeVar("T")
@@ -40,11 +43,23 @@ class Core:
 
     telemetry: Telemetry | None
     unique_proofs_indexed: bool
+    setting_mode: Mode | None
+    """What this process was told; the more careful of it and of the database's choice holds."""
+    _indexes: WalletIndexes
     _c: Collections
     _clock: Clock
     _transactions: Transactions
     _settle: SettlePolicy
     _stopwatch: Stopwatch
+
+    @property
+    def reads_once(self) -> bool:
+        """
+        Whether meltd reads the token collection in ``_id`` order and in no other way, because its indexes are not there.
+
+        Then whatever else a tour would ask reads the whole collection a second time, and is left out (ADR 25).
+        """
+        return self._indexes.report.lacks("status", "_id")
 
     def _run(self, work: Callable[[ClientSession], T]) -> T:
         return self._transactions.run(work)
@@ -87,7 +102,9 @@ class Core:
         discrepancy_id: str | None = None,
         note: str | None = None,
         fence: Fence | None = None,
+        finishing: bool = False,
     ) -> Ledger:
+        """A ledger that passes the gate of the mode before its first write; ``finishing`` what the journal has begun."""
         return Ledger(
             self._c,
             session,
@@ -98,7 +115,12 @@ class Core:
             discrepancy_id=discrepancy_id,
             note=note,
             fence=fence,
+            gate=partial(self._pass_gate, session, finishing=finishing),
         )
+
+    def _pass_gate(self, session: ClientSession, *, finishing: bool) -> None:
+        """See :meth:`melt.store.mode.Modes._pass_gate`."""
+        raise NotImplementedError
 
     def _now(self) -> datetime:
         """The present in whole milliseconds, as BSON keeps it: what was written reads back equal."""

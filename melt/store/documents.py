@@ -168,9 +168,9 @@ def read_token(document: Document) -> Token | MalformedToken:
         total_is_junk=document.get("total_amount") is not None and (total is None or total < 0),
         reservation=_reservation(document.get("reservation")),
         rev=whole_number(document.get("rev")),
-        created_at=_created_at(document),
-        updated_at=_moment(document.get("updatedAt")) or _moment(document.get("updated_at")),
-        spent_at=_moment(document.get("spent_at")),
+        created_at=created_at_of(document),
+        updated_at=moment_of(document.get("updatedAt")) or moment_of(document.get("updated_at")),
+        spent_at=moment_of(document.get("spent_at")),
         mark=mark_of(document),
     )
 
@@ -291,10 +291,10 @@ def _reservation(raw: object) -> Reservation | None:
         return None
     melt_id = raw.get("melt_id") if isinstance(raw, dict) else None
     at = raw.get("at") if isinstance(raw, dict) else None
-    return Reservation(melt_id=MeltId(melt_id if isinstance(melt_id, str) else ""), at=_moment(at))
+    return Reservation(melt_id=MeltId(melt_id if isinstance(melt_id, str) else ""), at=moment_of(at))
 
 
-def _moment(value: object) -> datetime | None:
+def moment_of(value: object) -> datetime | None:
     """A date as BSON, as ISO text or as milliseconds since 1970; None for what is none of these."""
     moment: datetime | None = None
     if isinstance(value, datetime):
@@ -311,9 +311,9 @@ def _moment(value: object) -> datetime | None:
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
-def _created_at(document: Document) -> datetime | None:
+def created_at_of(document: Document) -> datetime | None:
     """Mongoose's field, its elder, or the moment that an ObjectId carries."""
-    moment = _moment(document.get("createdAt")) or _moment(document.get("created_at"))
+    moment = moment_of(document.get("createdAt")) or moment_of(document.get("created_at"))
     raw_id = document.get("_id")
     if moment is None and isinstance(raw_id, ObjectId):
         return raw_id.generation_time

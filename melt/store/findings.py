@@ -13,7 +13,7 @@ from pymongo.errors import DuplicateKeyError
 
 from melt import fencing
 from melt.audit import correction_operation
-from melt.errors import LostRace, Severity
+from melt.errors import LostRace, Observing, Severity
 from melt.model import (
     OPEN_DISCREPANCY,
     TERMINAL,
@@ -148,7 +148,7 @@ class Findings(Core):
             return self._run_fenced(work)
         except AlreadyDone:
             return True
-        except LostRace:
+        except (LostRace, Observing):
             return False
 
     def _correct(self, session: ClientSession, correction: Correction, now: datetime) -> bool:

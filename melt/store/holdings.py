@@ -31,6 +31,11 @@ _STATUSES: Final = {status.value: status for status in TokenStatus}
 class Holdings(Core):
     """Implements :class:`melt.ports.Holdings`."""
 
+    @property
+    def secrets_indexed(self) -> bool:
+        """See :meth:`melt.ports.Holdings.secrets_indexed`; as of the last look at the indexes."""
+        return self._indexes.report.serves("proofs.secret")
+
     @store_method
     def holders(self, proofs: Sequence[Proof]) -> Mapping[Y, tuple[Holder, ...]]:
         """

@@ -4,7 +4,8 @@ Token documents inside one transaction: every write of a token goes through here
 A :class:`Ledger` lives as long as one run of a transaction's callback. It loads documents, moves them by conditional
 update, splits proofs off, makes new ``change`` documents, and in the end writes one audit entry for each change of a
 status (I9). It holds the table of allowed moves (through :func:`melt.audit.status_change`), that a ``melted`` document
-is never written and that no proof comes to lie in two documents (I4).
+is never written and that no proof comes to lie in two documents (I4). Before its first write it passes the gate of the
+mode (:mod:`melt.store.mode`), so that nothing is written while meltd observes.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from melt.store.faults import AlreadyDone, Retry, key_of
 from melt.store.journal import encode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from datetime import datetime
 
     from pymongo.client_session import ClientSession
@@ -103,9 +104,12 @@ class Ledger:
         actor: Actor,
         melt_id: MeltId | None = None,
         discrepancy_id: str | None = None,
+        gate: Callable[[], None],
         note: str | None = None,
         fence: Fence | None = None,
     ) -> None:
+        self._gate = gate
+        self._passed = False
         self._c = collections
         self._session = session
         self._now = now
@@ -202,7 +206,14 @@ class Ledger:
         self.entries.append(entry)
         return rest
 
+    def _pass_gate(self) -> None:
+        """Before the first write of a token: raises :class:`melt.errors.Observing` where nothing may be changed."""
+        if not self._passed:
+            self._gate()
+            self._passed = True
+
     def _compare_and_set(self, held: Held, update: Document) -> None:
+        self._pass_gate()
         present = {"_id": held.raw["_id"], "status": held.raw["status"], "rev": held.raw.get("rev")}
         if self._c.tokens.update_one(present, update, session=self._session).modified_count != 1:
             msg = f"token {held.token.id} was moved by somebody else"
@@ -282,6 +293,7 @@ class Ledger:
         if document["transaction_type"] == TransactionType.MELTED:
             msg = "nothing ever writes a melted document (I4)"
             raise InvariantBroken(msg)
+        self._pass_gate()
         token_id = TokenId(str(document["_id"]))
         duplicate: str | None = None
         try:
@@ -320,6 +332,7 @@ class Ledger:
         if len(set(secrets)) != len(secrets):
             msg = "one proof was to be stored twice"
             raise DuplicateSecret(msg)
+        # Asked whatever indexes there are: a unique one covers counted documents, and says nothing of consumed proofs.
         for start in range(0, len(secrets), BATCH_MAX):
             chosen = {"proofs.secret": {"$in": list(secrets[start : start + BATCH_MAX])}}
             known = self._c.tokens.find_one(chosen, {"_id": 1}, session=self._session)

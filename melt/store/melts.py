@@ -182,6 +182,8 @@ class Melts(Core):
         if melt.kind is JournalKind.MELT:
             entry = self._reserve_inputs(session, entry)
         else:
+            # It writes no document yet, but its swap at the mint comes next and must not begin while meltd observes.
+            self._pass_gate(session, finishing=False)
             self._require_warrant(session, entry, warrant)
             self._refuse_shared(session, entry)
         if not entry.source_token_ids:

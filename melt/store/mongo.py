@@ -7,23 +7,27 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from melt.model.mode import Mode, ModeChoice, more_careful
 from melt.settling import SettlePolicy, Stopwatch
 from melt.store.cases import Cases
 from melt.store.connect import Collections, check_server, connect, database_of, open_database
 from melt.store.faults import store_method
 from melt.store.findings import Findings
 from melt.store.holdings import Holdings
+from melt.store.indexes import WalletIndexes, refuse_duplicates
 from melt.store.leases import LeaseStore
+from melt.store.mode import Modes
 from melt.store.plans import Plans
 from melt.store.records import Records
 from melt.store.repairs import Repairs
 from melt.store.restore import Restores
-from melt.store.schema import UniqueProofs, ensure_schema
+from melt.store.schema import UniqueProofs, ensure_own_schema, ensure_wallet_collections, wants_unique_proofs
 from melt.store.sentinels import SpentEvidence
 from melt.store.sessions import SessionBook
 from melt.store.settlement import Settlement
 from melt.store.settling import Settling
 from melt.store.summaries import Summaries
+from melt.store.survey import SurveyReads
 from melt.store.tokens import TokenReads
 from melt.store.transactions import Transactions
 from melt.store.warm import WarmReads
@@ -37,12 +41,14 @@ if TYPE_CHECKING:
         Clock,
         LargeTokens,
         Leases,
+        ModeStore,
         PlanStore,
         RestoreStore,
         SettleStore,
         SpentRecords,
         Store,
         SummaryStore,
+        SurveyStore,
         Telemetry,
         WatchStore,
     )
@@ -69,6 +75,8 @@ class MongoStore(
     Cases,
     SpentEvidence,
     LeaseStore,
+    Modes,
+    SurveyReads,
 ):
     """
     Implements :class:`melt.ports.Store` with the synchronous driver: one code for SecantusDB and real MongoDB.
@@ -111,6 +119,7 @@ class MongoStore(
         self._settle = settle or SettlePolicy()
         self._stopwatch = Stopwatch(holder, secrets.token_hex(8), clock.monotonic, self._settle.step_max_ms)
         self.unique_proofs_indexed = False
+        self.setting_mode: Mode | None = None
         self._clock = clock
         self._client = connect(
             uri,
@@ -121,23 +130,36 @@ class MongoStore(
         )
         self._database = open_database(self._client, database or database_of(uri))
         self._c = Collections.of(self._database, tokens=tokens_collection, wallets=wallets_collection)
+        self._indexes = WalletIndexes(self._c)
+        self._urls_met: set[str] = set()
         self._sessions = SessionBook(sessions_file)
         self._transactions = Transactions(self._client, deadline_s=transaction_deadline_s, sessions=self._sessions)
 
     @store_method
-    def ensure_schema(self, unique_proofs: UniqueProofs = "auto") -> bool:
+    def ensure_schema(self, unique_proofs: UniqueProofs = "auto", mode: Mode | None = None) -> ModeChoice:
         """
-        Check the server and make what is missing; sets and returns ``unique_proofs_indexed``.
+        Check the server, make what is missing of meltd's own, and settle the mode; ``mode`` is an explicit setting.
 
-        Call it at start, before traffic: see :func:`melt.store.schema.ensure_schema`. Raises
-        :class:`melt.errors.ConfigError` for a server without transactions.
+        Only in ``correct`` the wallet's two collections and the indexes in them are made, the unique one on a yes of its own.
+        Call it at start, before traffic. Raises :class:`melt.errors.ConfigError` for a server without transactions and for
+        an index that has to be unique and is not, :class:`melt.errors.StoreError` where ``unique_proofs`` is ``on`` and
+        duplicates forbid it.
         """
-        check_server(self._client)
+        self._indexes.embedded = check_server(self._client)
         ended = self._sessions.end_left_behind(self._client)
         if ended:
             _log.info("sessions of an earlier run ended", sessions=ended)
-        self.unique_proofs_indexed = ensure_schema(self._database, self._c, unique_proofs)
-        return self.unique_proofs_indexed
+        ensure_own_schema(self._database, self._c)
+        choice = self.settle_mode(mode)
+        changes = more_careful(choice.mode, mode) is Mode.CORRECT
+        if changes:
+            ensure_wallet_collections(self._database, self._c)
+        wanted = wants_unique_proofs(self._c, unique_proofs)
+        report = self._look(make=changes, unique=wanted, starting=True)
+        if changes and unique_proofs == "on" and not any(one.unique_stands for one in report.standings):
+            # A server that does not know the filter refuses it, too: that is told, and no reason not to start.
+            refuse_duplicates(self._c.tokens)
+        return choice
 
     def close(self) -> None:
         """Close the connections. Methods that run may fail."""
@@ -184,6 +206,14 @@ def _tells_holdings(store: MongoStore) -> HoldingsPort:
 
 
 def _knows_what_was_spent(store: MongoStore) -> SpentRecords:
+    return store
+
+
+def _can_be_surveyed(store: MongoStore) -> SurveyStore:
+    return store
+
+
+def _knows_its_mode(store: MongoStore) -> ModeStore:
     return store
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pymongo.errors import DuplicateKeyError
@@ -10,6 +11,7 @@ from melt.audit import repaired
 from melt.duplicates import digest_of
 from melt.errors import InvariantBroken
 from melt.model import (
+    LIVE_STATUSES,
     OPEN_DISCREPANCY,
     TERMINAL,
     DiscrepancyState,
@@ -17,11 +19,19 @@ from melt.model import (
     MalformedToken,
     TokenId,
     TokenStatus,
-    TransactionType,
 )
 from melt.model.repair import DocumentSecrets, UniqueProofsWish, repaired_reason
 from melt.store.core import Core, in_batches
-from melt.store.documents import amounts_of, raw_ids, read_token, token_id_of, whole_number
+from melt.store.documents import (
+    amount_of,
+    amounts_of,
+    created_at_of,
+    moment_of,
+    raw_ids,
+    read_token,
+    token_id_of,
+    whole_number,
+)
 from melt.store.faults import AlreadyDone, Retry, store_method
 from melt.store.findings import close_update, read_watched
 from melt.store.journal import encode, read_actor, record_time
@@ -45,9 +55,21 @@ if TYPE_CHECKING:
 REMOVED_FIELD = "meltd_removed_proofs"
 """Where a document keeps what a repair took out of it: nothing is ever deleted."""
 _CURSOR_BATCH = 500
+_SHAPE = (
+    "proofs.secret",
+    "proofs.amount",
+    "status",
+    "transaction_type",
+    "npub",
+    "wallet_id",
+    "createdAt",
+    "created_at",
+    "spent_at",
+)
+"""What a search for duplicates and a survey read of a document: of its proofs no signature."""
 _ENDED_MELT = sorted(state.value for state in TERMINAL)
 _CLOSABLE = sorted([*(state.value for state in OPEN_DISCREPANCY), DiscrepancyState.ACKNOWLEDGED.value])
-_COUNTING = (TokenStatus.UNSPENT.value, TokenStatus.PENDING.value)
+_LIVE = sorted(status.value for status in LIVE_STATUSES)
 
 
 class Repairs(Core):
@@ -65,7 +87,7 @@ class Repairs(Core):
     @store_method
     def counting_documents(self, npub: str) -> tuple[Token, ...]:
         """See :meth:`melt.ports.RepairStore.counting_documents`. By the index on npub and status, hence unordered."""
-        found = map(read_token, self._c.tokens.find({"npub": npub, "status": {"$in": list(_COUNTING)}}))
+        found = map(read_token, self._c.tokens.find({"npub": npub, "status": {"$in": list(_LIVE)}}))
         return tuple(token for token in found if not isinstance(token, MalformedToken))
 
     @store_method
@@ -75,7 +97,14 @@ class Repairs(Core):
         now = self._now()
 
         def work(session: ClientSession) -> tuple[str | None, ...]:
-            ledger = RepairLedger(self._c, session, now=now, operation_id=batch.operation_id, actor=batch.actor)
+            ledger = RepairLedger(
+                self._c,
+                session,
+                now=now,
+                operation_id=batch.operation_id,
+                actor=batch.actor,
+                gate=partial(self._pass_gate, session, finishing=False),
+            )
             ledger.begin()
             held = self._held(session, batch)
             blocked = self._blocked(session, held, batch)
@@ -213,7 +242,10 @@ class RepairLedger(Ledger):
         kept = [raw for raw, proof in pairs if proof.y not in leaving]
         changed: Document = {"updatedAt": self._now, "rev": (token.rev or 0) + 1}
         update: Document = {"$set": changed}
-        if leaving:
+        if not kept and step.to_status is TokenStatus.SPENT:
+            # All of them live elsewhere. They stay here as history: a wallet's own validators refuse a document without proofs.
+            changed["total_amount"] = sum(amounts_of([raw for raw, _ in pairs]))
+        elif leaving:
             changed["proofs"] = kept
             changed["total_amount"] = sum(amounts_of(kept))
             archived = [
@@ -321,20 +353,35 @@ class MongoSecretTour:
         self._cursor.close()
 
     def _open_behind(self, position: object) -> Cursor[Document]:
-        shape = {"proofs.secret": 1, "status": 1, "transaction_type": 1}
+        shape = dict.fromkeys(_SHAPE, 1)
         return self._tokens.find(chosen_behind({}, position), shape).sort("_id", 1).batch_size(_CURSOR_BATCH)
 
 
 def _secrets_of(raw: Document) -> DocumentSecrets:
     held = raw.get("proofs")
-    proofs = held if isinstance(held, list) else []
-    secrets = {proof.get("secret") for proof in proofs if isinstance(proof, dict)}
+    proofs = [proof for proof in (held if isinstance(held, list) else []) if isinstance(proof, dict)]
+    amounts: dict[bytes, int] = {}
+    for proof in proofs:
+        secret = proof.get("secret")
+        if isinstance(secret, str) and secret:
+            amounts.setdefault(digest_of(secret), max(0, amount_of(proof.get("amount")) or 0))
     return DocumentSecrets(
         id=token_id_of(raw["_id"]),
-        digests=tuple(digest_of(secret) for secret in secrets if isinstance(secret, str) and secret),
-        proofs=len(proofs),
-        melted_counts=raw.get("transaction_type") == TransactionType.MELTED and raw.get("status") in _COUNTING,
+        digests=tuple(amounts),
+        amounts=tuple(amounts.values()),
+        proofs=len(held) if isinstance(held, list) else 0,
+        status=_text(raw.get("status")),
+        transaction_type=_text(raw.get("transaction_type")),
+        npub=_text(raw.get("npub")),
+        wallet_id="" if raw.get("wallet_id") is None else str(raw["wallet_id"])[:80],
+        value=sum(amounts.values()),
+        created_at=created_at_of(raw),
+        spent_at=moment_of(raw.get("spent_at")),
     )
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def _keeps_the_contract(store: Repairs) -> RepairStore:

@@ -92,6 +92,8 @@ class SpentEvidence(Core):
         """One proof each of the first documents that are recorded as spent. No limit: it costs more (STORE.md)."""
         chosen = {"status": str(TokenStatus.SPENT), "mint_url": {"$in": stored_forms([mint_url])}}
         found: list[Y] = []
+        if self.reads_once:
+            return ()
         with self._c.tokens.find(chosen).batch_size(HINTS_MAX) as documents:
             for raw in documents:
                 token = read_token(raw)

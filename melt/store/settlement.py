@@ -126,7 +126,13 @@ class Settlement(AtomicMelts):
 
     def _ledger(self, session: ClientSession, now: datetime, operation_id: str, melt: Melt) -> Ledger:
         return self._new_ledger(
-            session, now=now, operation_id=operation_id, actor=melt.decided_by, melt_id=melt.id, note=note_of(melt)
+            session,
+            now=now,
+            operation_id=operation_id,
+            actor=melt.decided_by,
+            melt_id=melt.id,
+            note=note_of(melt),
+            finishing=True,
         )
 
     def _ended(self, melt: Melt, work: Callable[[ClientSession], Melt]) -> Melt:

@@ -2,7 +2,7 @@
 Daily summaries: what everybody holds, what happened in a day, and the rows made of it (``meltd_summaries``).
 
 Holdings are grouped by the server and streamed user by user. Amounts are summed as numbers: one that old code stored as
-text counts as 0 here, and its document is on record as drift where it can't be read. What is ``melted`` does not count.
+text counts as 0 here, and its document is on record as drift where it can't be read. What is ``melted`` or ``sent`` does not count.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from pymongo import ReplaceOne
 from melt.errors import Code, StoreError
 from melt.model import (
     OPEN_DISCREPANCY,
+    UNCOUNTED_TYPES,
     Activity,
     DaySummary,
     Holding,
     JournalKind,
     MeltState,
     MintAlias,
-    TransactionType,
 )
 from melt.store.core import Core, bounded
 from melt.store.documents import whole_number
@@ -57,9 +57,7 @@ class MongoHoldings:
         self._match: Document = {
             "status": {"$in": list(_OWED)},
             "mint_url": {"$in": stored_forms(mint_urls)},
-            "transaction_type": {"$ne": TransactionType.MELTED.value},
-            # What was handed out is its recipient's, though old code leaves it counted.
-            "$nor": [{"transaction_type": TransactionType.SENT.value, "status": {"$in": ["unspent", "pending"]}}],
+            "transaction_type": {"$nin": [word.value for word in UNCOUNTED_TYPES]},
             "npub": npub if npub is not None else {"$type": "string"},
         }
         self._cursor: CommandCursor[Document] | None = None

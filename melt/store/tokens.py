@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from melt.model import Balance, MalformedToken, Token, TokenStatus, TransactionType, normalise_mint_url
+from melt.model import LIVE_STATUSES, Balance, MalformedToken, Token, TokenStatus, TransactionType, normalise_mint_url
 from melt.store.core import Core, in_batches
 from melt.store.documents import amount_of, raw_ids, read_token, token_id_of
 from melt.store.faults import store_method
@@ -23,11 +24,11 @@ if TYPE_CHECKING:
     from melt.store.connect import Document
 
 UNIT_DEFAULT = "sat"
+URLS_MET_MAX = 1000
 SENT_LINE = "sent"
 """The line of a balance for what was handed out and still counts as unspent or pending in the wallet's own sums."""
-_MOST_FINAL_FIRST = ("spent", "failed", SENT_LINE, "pending", "unspent")
-_NOT_THE_OWNERS = frozenset({TransactionType.MELTED.value, TransactionType.SENT.value})
-_COUNTED = frozenset({TokenStatus.UNSPENT.value, TokenStatus.PENDING.value})
+_COUNTED_FIRST = ("pending", "unspent", SENT_LINE, "spent", "failed")
+"""Where one proof has several statuses, the first of these counts: what is history never hides what is money."""
 _STATUSES = frozenset(status.value for status in TokenStatus)
 
 
@@ -42,6 +43,8 @@ class _Sum:
 class TokenReads(Core):
     """The token part of :class:`melt.ports.Store` that writes nothing."""
 
+    _urls_met: set[str]
+
     @store_method
     def npub_known(self, npub: str) -> bool:
         """Whether the user has a wallet or a token."""
@@ -52,7 +55,13 @@ class TokenReads(Core):
 
     @store_method
     def mint_urls(self) -> tuple[str, ...]:
-        """See :meth:`melt.ports.Store.mint_urls`. Reads an index or the whole collection: not for hot paths."""
+        """
+        See :meth:`melt.ports.Store.mint_urls`. Reads the whole collection: not for hot paths.
+
+        Where the collection is read once alone, these are the URLs that tours have met.
+        """
+        if self.reads_once:
+            return tuple(sorted(self._urls_met))
         return tuple(sorted(url for url in self._c.tokens.distinct("mint_url") if isinstance(url, str)))
 
     @store_method
@@ -60,8 +69,8 @@ class TokenReads(Core):
         """
         See :meth:`melt.ports.Store.spendable`.
 
-        Legacy ``melted`` documents hold consumed proofs and ``sent`` ones their recipient's: they are left out, and so is a
-        document with a proof that an older one holds too.
+        Documents that don't count (:mod:`melt.model.counting`) are left out: a legacy ``melted`` one holds consumed proofs,
+        a ``sent`` one somebody else's. So is a document with a proof that an older one holds too.
         """
         units = self._wallet_units(npub)
         wanted = {normalise_mint_url(url) for url in mint_urls}
@@ -71,7 +80,7 @@ class TokenReads(Core):
             token = read_token(raw)
             if isinstance(token, MalformedToken) or not token.proofs:
                 continue
-            if token.transaction_type in _NOT_THE_OWNERS or normalise_mint_url(token.mint_url) not in wanted:
+            if not token.is_counted or normalise_mint_url(token.mint_url) not in wanted:
                 continue
             if units.get(str(token.wallet_id), unit) == unit:
                 found.append(token)
@@ -100,9 +109,10 @@ class TokenReads(Core):
         """
         A user's money by mint, unit and status, read in one snapshot.
 
-        Each proof counts once, under the most final status that any document gives it (spent, failed, pending,
-        unspent), so that duplicates don't inflate a balance; ``melted`` documents don't count. What was handed out and is
-        not marked spent has a line of its own, ``sent``: it is its recipient's. Junk is passed over.
+        Each proof counts once. A copy in a ``spent`` or ``failed`` document is history beside a live one, and a pending
+        one comes before an unspent one, so that duplicates don't inflate what can be spent; ``melted`` documents don't
+        count. What was handed out and is not marked spent has a line of its own, ``sent``: it is its recipient's. Junk is
+        passed over.
         """
         units = self._wallet_units(npub)
         shape = {"status": 1, "mint_url": 1, "wallet_id": 1, "transaction_type": 1}
@@ -112,7 +122,7 @@ class TokenReads(Core):
             found = self._c.tokens.find({"npub": npub}, shape, session=session)
             return [slim for slim in map(_slim, found) if slim is not None]
 
-        slims = sorted(self._run(read), key=lambda slim: _MOST_FINAL_FIRST.index(slim.status))
+        slims = sorted(self._run(read), key=lambda slim: _COUNTED_FIRST.index(slim.status))
         seen: set[bytes] = set()
         sums: dict[tuple[str, str, str], _Sum] = {}
         for slim in slims:
@@ -142,7 +152,9 @@ class TokenReads(Core):
 
     @store_method
     def count_tokens(self, statuses: Sequence[TokenStatus], mint_urls: Sequence[str]) -> int:
-        """How many documents a tour would pass."""
+        """How many documents a tour would pass; about how many there are, where counting them would read them all."""
+        if self.reads_once:
+            return self._c.tokens.estimated_document_count()
         return self._c.tokens.count_documents(_tour_filter(statuses, mint_urls))
 
     def tour(
@@ -153,11 +165,31 @@ class TokenReads(Core):
         *,
         npub: str | None = None,
     ) -> Tour:
-        """See :class:`melt.store.tour.MongoTour`. Asks nothing before its first page."""
+        """
+        See :class:`melt.store.tour.MongoTour`. Asks nothing before its first page.
+
+        Without meltd's indexes it goes by ``_id`` and picks its documents itself: a server that were asked for them might
+        sort the whole collection first.
+        """
+        if self.reads_once and npub is None:
+            wanted = {normalise_mint_url(url) for url in mint_urls}
+            found = frozenset(str(status) for status in statuses)
+            return MongoTour(
+                self._c.tokens, {}, after, self.telemetry, picks=partial(self._picks, statuses=found, urls=wanted)
+            )
         chosen = _tour_filter(statuses, mint_urls)
         if npub is not None:
             chosen["npub"] = npub
         return MongoTour(self._c.tokens, chosen, after, self.telemetry)
+
+    def _picks(self, raw: Document, *, statuses: frozenset[str], urls: set[str]) -> bool:
+        """Whether a tour that passes every document is about this one; its URL is remembered."""
+        url = raw.get("mint_url")
+        if not isinstance(url, str):
+            return False
+        if len(self._urls_met) < URLS_MET_MAX:
+            self._urls_met.add(url)
+        return raw.get("status") in statuses and normalise_mint_url(url) in urls
 
     def _wallet_units(self, npub: str) -> dict[str, str]:
         """Wallet id to unit, for the wallets of one user."""
@@ -201,7 +233,7 @@ def _slim(raw: Document) -> _Slim | None:
         return None
     if raw.get("transaction_type") == TransactionType.MELTED:
         return None
-    if raw.get("transaction_type") == TransactionType.SENT and status in _COUNTED:
+    if raw.get("transaction_type") == TransactionType.SENT and status in LIVE_STATUSES:
         status = SENT_LINE
     held: Any = raw.get("proofs")
     proofs: list[tuple[bytes, int, bool]] = []

@@ -12,6 +12,8 @@ from melt.store.faults import store_method
 from melt.store.long_cursor import LongCursor, id_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pymongo.collection import Collection
     from pymongo.cursor import Cursor
 
@@ -40,7 +42,11 @@ class MongoTour:
         chosen: Document,
         after: TokenId | None,
         telemetry: Telemetry | None,
+        *,
+        picks: Callable[[Document], bool] | None = None,
     ) -> None:
+        """``picks`` chooses among the documents that are passed; None: all of them."""
+        self._picks = picks
         self.telemetry = telemetry
         self._tokens = tokens
         self._chosen = chosen
@@ -50,7 +56,10 @@ class MongoTour:
     @store_method
     def next_page(self, documents_max: int) -> tuple[Token | MalformedToken, ...]:
         """See :meth:`melt.ports.Tour.next_page`."""
-        return self._cursor.page(read_token, documents_max)
+        return self._cursor.page(self._read, documents_max)
+
+    def _read(self, raw: Document) -> Token | MalformedToken | None:
+        return read_token(raw) if self._picks is None or self._picks(raw) else None
 
     def close(self) -> None:
         """See :meth:`melt.store.long_cursor.LongCursor.close`."""

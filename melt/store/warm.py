@@ -24,6 +24,8 @@ class WarmReads(Core):
         self, statuses: Sequence[TokenStatus], mint_urls: Sequence[str], amount_min: int, limit: int
     ) -> tuple[TokenId, ...]:
         """See :meth:`melt.ports.LargeTokens.large_tokens`. Reads an index, and no order is asked of it."""
+        if self.reads_once:
+            return ()
         chosen = {
             "status": {"$in": [str(status) for status in statuses]},
             "total_amount": {"$gte": amount_min},

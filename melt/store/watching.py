@@ -30,7 +30,7 @@ class Watching(Core):
     @store_method
     def worth_watching(self, mint_url: str, *, proofs_max: int) -> tuple[WatchedDocument, ...]:
         """See :meth:`melt.ports.WatchStore.worth_watching`. A document that doesn't fit any more is passed over."""
-        if proofs_max < 1:
+        if proofs_max < 1 or self.reads_once:
             return ()
         chosen: Document = {"status": str(TokenStatus.UNSPENT), "mint_url": {"$in": stored_forms([mint_url])}}
         # Numbers only: a text in total_amount would stand above every amount.

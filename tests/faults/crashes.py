@@ -44,7 +44,11 @@ CI_BOUNDARIES: Final = frozenset(
 NO_CASE: Final[dict[str, str]] = {
     "store.execute_atomic_melt": "the daemon settles through store.settle, whose boundary it is; nothing calls it directly",
     "store.apply_repairs": "a person orders a repair; no melt or sweep passes it, tests/e2e/test_repair_flow.py kills there",
-    "store.wish_unique_proofs": "a person adopts the collection; one document, written once",
+    "store.wish_unique_proofs": "a person says yes to the unique index; one document, written once",
+    "store.ensure_schema": "settles the mode at the start; killed there, the next start settles it again",
+    "store.finish_ending": "ends a switch of the mode; tests/e2e/test_switch.py kills the daemons in the middle of one",
+    "store.switch_to_correct": "a person's word; gates that were not set by then stay shut until the next start sets them",
+    "store.switch_to_observe": "a person's word; tests/e2e/test_switch.py kills the daemons in the middle of one",
     "store.acknowledge": "a person's word about a record, which moves no money; tests/integration/test_cases.py repeats it",
     "store.reopen": "a person's word about a record, which moves no money; tests/integration/test_cases.py repeats it",
     "store.save_plan": "writes a plan down, which moves no money; half a plan has no head and is not there",

@@ -53,16 +53,22 @@ def test_units_and_mints_are_never_mixed(store, db):
 
 
 def test_a_duplicate_does_not_inflate_a_balance(make_store, db):
-    """A proof in several documents counts once, in its most final status; nothing offers it twice."""
+    """A proof in several documents counts once, where it is money and not history; nothing offers it twice."""
     user = npub()
-    twice, consumed = fake_proof(8), fake_proof(32)
+    twice, kept, gone = fake_proof(8), fake_proof(32), fake_proof(64)
     insert_token(db, user, [twice])
     insert_token(db, user, [twice, 4])
-    insert_token(db, user, [consumed], status="spent")
-    insert_token(db, user, [consumed], status="unspent")
-    insert_token(db, user, [consumed], status="unspent", transaction_type="melted")
+    insert_token(db, user, [kept, gone], status="spent")
+    insert_token(db, user, [kept], status="unspent", transaction_type="change")
+    insert_token(db, user, [kept], status="failed")
+    insert_token(db, user, [kept], status="unspent", transaction_type="melted")
+    insert_token(db, user, [gone], status="spent")
     store = make_store()
-    assert sums(store, user) == {(MINT_URL, "sat", "unspent"): 12, (MINT_URL, "sat", "spent"): 32}
+    assert sums(store, user) == {
+        (MINT_URL, "sat", "unspent"): 8 + 4 + 32,
+        (MINT_URL, "sat", "spent"): 64,
+        (MINT_URL, "sat", "failed"): 0,
+    }
     offered = [proof.secret for token in store.spendable(user, [MINT_URL], "sat") for proof in token.proofs]
     assert len(offered) == len(set(offered))
 

@@ -67,6 +67,8 @@ class DaemonProcess:
             "MELTD_DRAIN_S": "10",
             # Tests plant drift and look at it before it is mended: a hint would mend it at once. Those of hints switch it on.
             "MELTD_SUBSCRIPTIONS__ENABLED": "false",
+            # Most tests insert their documents before the first start, and want them corrected.
+            "MELTD_MODE": "correct",
             # Nobody else spends from most tests' databases. Those of the neighbour set the times themselves.
             "MELTD_SWEEP__CORRECT_AFTER_S": "0",
             "MELTD_SWEEP__ALERT_AFTER_S": "0",

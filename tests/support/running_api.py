@@ -14,6 +14,7 @@ import httpx
 from daemon.api import ApiOptions, UnixServer, bind, build_api
 from melt.model import MintAlias
 from tests.support.scripted import MINT_URL, ScriptedOperations, ScriptedRestores, ScriptedService
+from tests.support.scripted_modes import ScriptedChecks, ScriptedModes
 from tests.support.scripted_plans import ScriptedCases, ScriptedDesk
 from tests.support.scripted_repairs import ScriptedRepairs
 
@@ -32,6 +33,8 @@ class RunningApi:
     server: UnixServer
     http: httpx.AsyncClient
     restores: ScriptedRestores
+    modes: ScriptedModes
+    checks: ScriptedChecks
     flags: dict[str, bool] = field(default_factory=dict)
 
     async def raw(self, data: bytes, *, more: bytes = b"", end: bool = False) -> bytes:
@@ -74,6 +77,7 @@ async def running_api(
     """Serve until the block ends. ``options`` are those of :class:`ApiOptions`."""
     service, operations = ScriptedService(), ScriptedOperations()
     repairs, restores = ScriptedRepairs(), ScriptedRestores()
+    modes, checks = ScriptedModes(), ScriptedChecks()
     flags = {"draining": False}
     given = {
         "mints": {MintAlias("main"): MINT_URL},
@@ -91,6 +95,8 @@ async def running_api(
             repairs=repairs,
             plans=ScriptedDesk(operations),
             cases=ScriptedCases(operations),
+            modes=modes,
+            checks=checks,
         )
         server = UnixServer(app, bound, connections_max=connections_max, request_timeout_s=idle_timeout_s)
         await server.start()
@@ -103,6 +109,8 @@ async def running_api(
                     operations=operations,
                     repairs=repairs,
                     restores=restores,
+                    modes=modes,
+                    checks=checks,
                     server=server,
                     http=http,
                     flags=flags,

@@ -48,6 +48,7 @@ from melt.model import (
     TokenStatus,
     Y,
 )
+from melt.model.mode import Mode
 from melt.model.restore import Discovery, RestoreReport, RestoreScope
 from melt.recovery import Sight
 
@@ -238,6 +239,8 @@ def make_status(**changes: Any) -> StatusReport:
         draining=False,
         paused=False,
         paused_reason=None,
+        mode=Mode.CORRECT,
+        mode_reason="scripted",
         mints=(
             MintStatus(alias=MintAlias("main"), url=MINT_URL, up=True, last_ok=AT, sweep=sweep, pace=pace),
             MintStatus(alias=MintAlias("far"), url="https://far.example", up=False, error="no answer"),

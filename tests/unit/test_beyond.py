@@ -13,7 +13,7 @@ from cashu.core.crypto.b_dhke import step2_bob
 from cashu.core.crypto.secp import PrivateKey, PublicKey
 
 from melt.beyond import Beyond, BeyondPolicy, malformed_findings
-from melt.beyond.duplicates import COUNTING, duplicate_verdict, elsewhere
+from melt.beyond.duplicates import duplicate_verdict, elsewhere
 from melt.beyond.expiry import expiring, severity_of
 from melt.beyond.signatures import Flaw, is_due, verify
 from melt.corrections import mint_said
@@ -43,8 +43,10 @@ HERE = TokenId("aa" * 12)
 ALIAS = MintAlias("main")
 
 
-def holder(name: str, status: TokenStatus | None, npub: str | None = "somebody") -> Holder:
-    return Holder(token_id=TokenId(name), npub=npub, status=status)
+def holder(name: str, status: TokenStatus | None, npub: str | None = "somebody", *, type_: str = "received") -> Holder:
+    return Holder(
+        token_id=TokenId(name), npub=npub, status=status, is_melted=type_ == "melted", is_sent=type_ == "sent"
+    )
 
 
 def here(status: TokenStatus, owner: str | None = None) -> Holder:
@@ -54,18 +56,27 @@ def here(status: TokenStatus, owner: str | None = None) -> Holder:
 # --- the double count ---
 
 
+LIVE = {TokenStatus.UNSPENT, TokenStatus.PENDING}
+COUNTED = ("received", "minted", "change", "", "something_new")
+
+
+@pytest.mark.parametrize("type_", [*COUNTED, "sent", "melted"])
+@pytest.mark.parametrize("other_type", ["change", "sent", "melted"])
 @pytest.mark.parametrize("status", TokenStatus)
 @pytest.mark.parametrize("other", [*TokenStatus, None])
-def test_a_shared_proof_is_a_finding_where_the_document_counts_or_the_other_one_does(
-    status: TokenStatus, other: TokenStatus | None
+def test_a_shared_proof_is_a_finding_where_one_document_counts_it_and_the_other_is_no_history(
+    status: TokenStatus, type_: str, other: TokenStatus | None, other_type: str
 ) -> None:
-    """Two documents that agree that the money is gone count nothing; every other pair counts it too often or hides it."""
-    document = token(status, 4, 8)
-    holders = {y(1): (here(status), holder("other", other))}
+    """A wallet that keeps a proof unchanged leaves a copy in its spent source: that is no double count, seen from either."""
+    document = token(status, 4, 8, type_=type_)
+    holders = {y(1): (here(status), holder("other", other, type_=other_type))}
 
     found = duplicate_verdict(document, holders)
 
-    if status not in COUNTING and other not in COUNTING:
+    history = {TokenStatus.SPENT, TokenStatus.FAILED}
+    counts = status in LIVE and type_ in COUNTED
+    other_counts = other in LIVE and other_type == "change"
+    if status in history or other in history or not (counts or other_counts):
         assert found is None
         return
     assert found is not None
@@ -77,7 +88,7 @@ def test_a_shared_proof_is_a_finding_where_the_document_counts_or_the_other_one_
 
 def test_the_evidence_names_five_others_and_counts_all() -> None:
     document = token(TokenStatus.UNSPENT, 4)
-    others = tuple(holder(f"t{i}", TokenStatus.SPENT, f"user {i % 3}") for i in range(7))
+    others = tuple(holder(f"t{i}", TokenStatus.PENDING, f"user {i % 3}") for i in range(7))
     mine = holder("mine", TokenStatus.UNSPENT, document.npub)
 
     found = duplicate_verdict(document, {y(0): (here(TokenStatus.UNSPENT), *others, mine)})
@@ -87,7 +98,7 @@ def test_the_evidence_names_five_others_and_counts_all() -> None:
     assert evidence["other_documents"] == 8
     assert evidence["other_token_ids"] == "t0, t1, t2, t3, t4"
     assert evidence["other_npubs"] == 3, "other users, not the document's own"
-    assert evidence["other_statuses"] == "7 spent, 1 unspent"
+    assert evidence["other_statuses"] == "7 pending, 1 unspent"
 
 
 def test_a_proof_that_only_the_document_itself_holds_is_no_duplicate() -> None:
@@ -102,8 +113,8 @@ def test_a_melted_document_says_whether_its_proofs_stand_elsewhere() -> None:
     assert found["stands_elsewhere"] == "1 of 2 proofs"
     assert found["value_elsewhere"] == 8
     assert (found["other_token_ids"], found["other_npubs"]) == ("source", 0)
-    alone = elsewhere(document, None)
-    assert alone == {"stands_elsewhere": "0 of 2 proofs", "value_elsewhere": 0}
+    assert elsewhere(document, {}) == {"stands_elsewhere": "0 of 2 proofs", "value_elsewhere": 0}
+    assert "not looked for" in str(elsewhere(document, None)["stands_elsewhere"])
 
 
 # --- signatures ---
@@ -203,7 +214,8 @@ class Monotonic:
 class Unindexed:
     """A store in which every proof lies once, though no index says so."""
 
-    unique_proofs_indexed = False
+    secrets_indexed = True
+    reads_once = False
 
     def holders(self, proofs: Sequence[Proof]) -> Mapping[Y, tuple[Holder, ...]]:
         return {}

@@ -85,14 +85,40 @@ async def test_a_yes_carries_out_exactly_the_plan_that_was_shown(api: RunningApi
     assert "1 of 1" in shown
 
 
-async def test_adopting_explains_itself_and_asks(api: RunningApi) -> None:
-    code, shown = await on_terminal(api.path, "adopt", typed=b"n\n")
+async def test_the_unique_index_has_a_yes_of_its_own(api: RunningApi) -> None:
+    code, shown = await on_terminal(api.path, "adopt", "--unique-index", typed=b"n\n")
     assert code == 1
     assert "duplicate" in shown
     assert not api.repairs.calls
-    code, shown = await on_terminal(api.path, "adopt", typed=b"y\nfixed the writers\n")
+    code, shown = await on_terminal(api.path, "adopt", "--unique-index", typed=b"y\nfixed the writers\n")
     assert code == 0, shown
     assert api.repairs.calls[0][1]["reason"] == "fixed the writers"
+    assert not api.modes.calls, "it switches nothing"
+
+
+async def test_adopting_shows_the_survey_and_asks_for_a_yes_and_a_reason(api: RunningApi) -> None:
+    code, shown = await on_terminal(api.path, "adopt", typed=b"n\n")
+    assert code == 1
+    for text in ("40 documents", "7 users", "mark_spent", "kept", "mind the gap", "meltd_status_id", "86 400"):
+        assert text in shown
+    assert [name for name, _ in api.modes.calls] == ["survey"]
+    code, shown = await on_terminal(api.path, "adopt", typed=b"y\nlooked at it\n")
+    assert code == 0, shown
+    assert api.modes.calls[-1][0] == "correct"
+    assert api.modes.calls[-1][1]["reason"] == "looked at it"
+    assert not api.repairs.calls, "no unique index by this yes"
+
+
+async def test_a_survey_alone_switches_nothing_and_the_way_back_is_one_command(api: RunningApi) -> None:
+    code, _ = await on_terminal(api.path, "adopt", "--dry-run", "--json", typed=b"")
+    assert code == 0
+    assert [name for name, _ in api.modes.calls] == ["survey"]
+    code, shown = await on_terminal(api.path, "mode", "observe", "--reason", "moving", "--end-open", typed=b"")
+    assert code == 0, shown
+    assert api.modes.calls[-1] == ("observe", api.modes.calls[-1][1])
+    assert api.modes.calls[-1][1]["end_open"] is True
+    code, shown = await on_terminal(api.path, "mode", "observe", typed=b"")
+    assert code == 2, shown
 
 
 async def test_a_refusal_ends_with_1_and_its_code(api: RunningApi) -> None:

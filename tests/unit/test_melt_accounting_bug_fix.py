@@ -120,12 +120,12 @@ def reused(proof: dict) -> NewProof:
     return NewProof(keyset_id=proof["id"], amount=proof["amount"], secret=proof["secret"], c=proof["C"])
 
 
-@pytest.mark.parametrize("unique_proofs", ["auto", "off"])
+@pytest.mark.parametrize("unique_proofs", ["on", "off"])
 @pytest.mark.parametrize("where", ["source", "other"])
 def test_a_secret_is_not_stored_a_second_time(make_store, db, unique_proofs, where):
     """With the unique index and without it; the refusal names no secret, and nothing was written."""
     store = make_store(unique_proofs=unique_proofs)
-    assert store.unique_proofs_indexed is (unique_proofs == "auto")
+    assert store.unique_proofs_indexed is (unique_proofs == "on")
     user = npub()
     owner = Owner(npub=user, wallet_id=None, mint_url=MINT_URL)
     proof = fake_proof(8)

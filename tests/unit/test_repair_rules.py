@@ -44,8 +44,8 @@ def asked(state: MintState, *holders: Token, across: bool = False, **more: Any) 
 @pytest.mark.parametrize(
     ("holders", "keeper"),
     [
-        ([holder("a", U, age=1), holder("b", S)], "b"),
-        ([holder("a", U, age=1), holder("b", S), holder("c", S, age=2)], "c"),
+        ([holder("a", U, age=1), holder("b", U), holder("c", S, age=2)], "a"),
+        ([holder("a", U, age=1), holder("b", U, "sent")], "b"),
         ([holder("a", U), holder("b", P, age=1)], "b"),
         ([holder("a", F, age=9), holder("b", U)], "b"),
         ([holder("a", S, "melted", age=9), holder("b", U)], "b"),
@@ -68,11 +68,12 @@ def test_a_proof_that_is_gone_stays_where_that_is_written(holders: list[Token], 
         ([holder("a", F, age=9), holder("b", S)], "b"),
         ([holder("a", S, age=9), holder("b", S, "sent")], "b"),
         ([holder("a", S, age=9), holder("b", P, "sent")], "b"),
-        ([holder("a", U, age=9), holder("b", S, "sent")], "HANDED_OUT"),
+        ([holder("a", U, age=9), holder("b", U), holder("c", S, "sent")], "a"),
+        ([holder("a", U, age=9), holder("b", U, "sent")], "HANDED_OUT"),
         ([holder("a", U, age=9), holder("b", P, "sent")], "HANDED_OUT"),
         ([holder("a", U, "melted"), holder("b", P, "melted")], "MELTED_UNSPENT"),
         ([holder("a", U, age=1), holder("b", U, npub=OTHER)], "ACROSS_USERS"),
-        ([holder("a", U, age=1), holder("b", S, npub=OTHER)], "ACROSS_USERS"),
+        ([holder("a", U, age=1), holder("b", U), holder("c", S, npub=OTHER)], "a"),
         ([holder("a", U, "melted", npub=OTHER), holder("b", U)], "ACROSS_USERS"),
     ],
 )
@@ -83,7 +84,7 @@ def test_a_proof_that_is_money_stays_with_the_best_claim_or_is_left(holders: lis
 def test_a_person_confirms_across_users_and_nothing_else() -> None:
     across = [holder("a", U, age=1), holder("b", U, npub=OTHER)]
     assert asked(MintState.UNSPENT, *across, across=True) == "a"
-    handed = [holder("a", U, age=1), holder("b", S, "sent", npub=OTHER)]
+    handed = [holder("a", U, age=1), holder("b", P, "sent", npub=OTHER)]
     assert asked(MintState.UNSPENT, *handed, across=True) == "HANDED_OUT"
     proposal = decide(
         Group(y=across[0].proofs[0].y, holders=tuple(across)), MintState.UNSPENT,
