@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import json
 import secrets
@@ -13,7 +14,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import IO, Any, Final, Self
 
 LAUNCHER: Final = Path(__file__).with_name("mint_process.py")
 START_S: Final = 60.0
@@ -94,39 +95,16 @@ class MeltPost:
     http_status: int | None
 
 
-class MintProcess:
+class ChildMint:
     """
-    A mint as a child process. It keeps folder, port and keys over :meth:`restart`.
+    The life of a mint that is a child process: folder and port stay the same over :meth:`restart`.
 
-    ``python`` is the interpreter of the environment whose cashu runs, by default this process's own.
     Both a synchronous and an asynchronous context manager; it belongs to no event loop.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        port: int | None = None,
-        fee_ppk: int = 100,
-        private_key: str = "demo",
-        derivation_path: str = "",
-        max_request_length: int = 0,
-        name: str = "meltd demo mint",
-        python: str | None = None,
-    ) -> None:
+    def __init__(self, folder: Path, *, port: int | None) -> None:
         self.folder = folder
-        self._python = python or sys.executable
         self.port = port if port is not None else free_port()
-        self._options = {
-            "--dir": str(folder),
-            "--port": str(self.port),
-            "--fee-ppk": str(fee_ppk),
-            "--private-key": private_key,
-            "--derivation-path": derivation_path,
-            "--max-request-length": str(max_request_length),
-            "--name": name,
-        }
-        self._token = secrets.token_hex(16)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -139,30 +117,29 @@ class MintProcess:
         """The child's process id while it runs."""
         return self._process.pid if self._process is not None and self._process.poll() is None else None
 
+    # --- what each kind of mint says ---
+
+    def _spawn(self, log: IO[bytes]) -> subprocess.Popen[bytes]:
+        """Start the process, whose output goes to ``log``."""
+        raise NotImplementedError
+
+    def _ask(self) -> bool:
+        """Whether it is this mint that answers on the port. May raise as :func:`request` does."""
+        raise NotImplementedError
+
     # --- life ---
 
     def start_blocking(self) -> None:
         """Start it and wait until it answers. Raises RuntimeError with the end of its log when it doesn't."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        options = [part for name, value in self._options.items() if value for part in (name, value)]
-        with (self.folder / "mint.log").open("ab") as log:
-            self._process = subprocess.Popen(  # noqa: S603 - our own launcher
-                [self._python, "-W", "ignore", str(LAUNCHER), *options],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={"PATH": "/usr/bin:/bin", "MELTD_DEMO_CONTROL_TOKEN": self._token},
-                start_new_session=True,
-            )
+        with self._log.open("ab") as log:
+            self._process = self._spawn(log)
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline and self._process.poll() is None:
-            try:
-                # Not /v1/info: whoever else has the port would answer that.
-                request(self.port, "GET", "/control/payments", headers={"x-control-token": self._token}, timeout_s=2)
-            except (OSError, http.client.HTTPException, HttpRefusal):
-                time.sleep(0.05)
-            else:
-                return
+            with contextlib.suppress(OSError, http.client.HTTPException, HttpRefusal):
+                if self._ask():
+                    return
+            time.sleep(0.05)
         self.kill_blocking()
         raise RuntimeError(f"the mint did not start: {self._log_end()}")
 
@@ -179,7 +156,7 @@ class MintProcess:
         self._process = None
 
     def kill_blocking(self) -> None:
-        """SIGKILL: what it had not written is lost; what its Lightning node was told goes on."""
+        """SIGKILL: what it had not written is lost."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -217,6 +194,63 @@ class MintProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
         await self.stop()
+
+    @property
+    def _log(self) -> Path:
+        return self.folder / "mint.log"
+
+    def _log_end(self) -> str:
+        return self._log.read_text(errors="replace")[-2000:] if self._log.exists() else "no log"
+
+
+class MintProcess(ChildMint):
+    """
+    A Nutshell mint as a child process. It keeps folder, port and keys over :meth:`restart`.
+
+    ``python`` is the interpreter of the environment whose cashu runs, by default this process's own. A kill loses what
+    the mint had not written; what its Lightning node was told goes on.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        port: int | None = None,
+        fee_ppk: int = 100,
+        private_key: str = "demo",
+        derivation_path: str = "",
+        max_request_length: int = 0,
+        name: str = "meltd demo mint",
+        python: str | None = None,
+    ) -> None:
+        super().__init__(folder, port=port)
+        self._python = python or sys.executable
+        self._options = {
+            "--dir": str(folder),
+            "--port": str(self.port),
+            "--fee-ppk": str(fee_ppk),
+            "--private-key": private_key,
+            "--derivation-path": derivation_path,
+            "--max-request-length": str(max_request_length),
+            "--name": name,
+        }
+        self._token = secrets.token_hex(16)
+
+    def _spawn(self, log: IO[bytes]) -> subprocess.Popen[bytes]:
+        options = [part for name, value in self._options.items() if value for part in (name, value)]
+        return subprocess.Popen(  # noqa: S603 - our own launcher
+            [self._python, "-W", "ignore", str(LAUNCHER), *options],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env={"PATH": "/usr/bin:/bin", "MELTD_DEMO_CONTROL_TOKEN": self._token},
+            start_new_session=True,
+        )
+
+    def _ask(self) -> bool:
+        # Not /v1/info: whoever else has the port would answer that.
+        request(self.port, "GET", "/control/payments", headers={"x-control-token": self._token}, timeout_s=2)
+        return True
 
     # --- control ---
 
@@ -258,10 +292,6 @@ class MintProcess:
     async def _control(self, method: str, name: str, body: Any = None) -> Any:
         headers = {"x-control-token": self._token}
         return await asyncio.to_thread(request, self.port, method, f"/control/{name}", body, headers=headers)
-
-    def _log_end(self) -> str:
-        log = self.folder / "mint.log"
-        return log.read_text(errors="replace")[-2000:] if log.exists() else "no log"
 
 
 def free_port() -> int:
