@@ -1,5 +1,5 @@
 """
-What generations of Nutshell answer differently, as measured (docs/testing.md): a test that meets such a difference asks here.
+What mints answer differently, as measured (docs/mints-measured.md): a test that meets such a difference asks here.
 
 Only what a mint *says* differs. What meltd promises about money holds on each, and no test may ask here what to expect of it.
 """
@@ -17,6 +17,7 @@ class Generation:
     """One measured release. Numbers are error codes; where none is named, the case answers the same on all of them."""
 
     version: str
+    implementation: str = "Nutshell"
     bad_signature: int
     proofs_pending: int
     outputs_signed: int
@@ -98,7 +99,26 @@ _0_21_0: Final = Generation(
     rollback_stays=True,
     second_quote=False,
 )
-GENERATIONS: Final = {f"Nutshell/{one.version}": one for one in (_0_16_5, _0_20_2, _0_21_0)}
+_CDK: Final = Generation(
+    version="0.18.3",
+    implementation="cdk-mintd",
+    bad_signature=10001,
+    proofs_pending=11002,
+    outputs_signed=11008,
+    outputs_pending=11004,
+    quote_pending=20005,
+    quote_paid=20006,
+    payment_failed=20004,
+    keyset_inactive=12002,
+    keyset_id_prefix="01",
+    final_expiry=False,
+    unknown_is_failed=False,
+    found_settled_is_paid=True,
+    asks_fail_loudly=True,
+    rollback_stays=False,
+    second_quote=False,
+)
+GENERATIONS: Final = {f"{one.implementation}/{one.version}": one for one in (_0_16_5, _0_20_2, _0_21_0, _CDK)}
 
 
 def generation_at(port: int) -> Generation:
