@@ -96,6 +96,8 @@ def played(script: Mapping[str, Any], *, delay_s: int = 0) -> str:
         raise Unplayable(f"every payment costs {FEE_SAT} sat")
     if given.preimage == "wrong":
         raise Unplayable("no preimage is ever shown")
+    if given.leaves and given.status == "UNKNOWN":
+        raise Unplayable("money that leaves without the mint's knowledge is counted nowhere")
     if given.raises is not None:
         truth = "SETTLED" if given.raises == "after" else "FAILED"
         check = given.status or truth

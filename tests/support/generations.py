@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from daemon.demo.mint_child import request
+from melt.mint import NOT_VALID
+from melt.model import Ambiguous, MeltAnswer, StillPending
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +45,32 @@ class Generation:
     """
     second_quote: bool
     """An invoice that was paid gets another quote, and is paid again."""
+    unknown_quote: int = 0
+    too_many_inputs: int = NOT_VALID
+    shows_preimage: bool = True
+    pending_is_answered: bool = True
+    """A payment that stays open is answered PENDING; else the request is not answered before a minute has passed."""
+    asking_fails: int | None = None
+    """What a melt is answered whose backend can't be asked, where not PENDING."""
+    replays: bool = False
+    """An identical request is answered identically (NUT-19); else it is refused."""
+    forgets_payments: bool = False
+    """What was being paid when the process was killed stays PENDING for ever."""
+
+    @property
+    def pending(self) -> MeltAnswer:
+        """What a melt whose payment stays open comes to, where it is waited for a short time."""
+        return StillPending() if self.pending_is_answered else Ambiguous(reason="time-out")
+
+    @property
+    def pending_s(self) -> float:
+        """How long to wait for such an answer, in seconds."""
+        return 20.0 if self.pending_is_answered else 1.5
+
+    @property
+    def pending_melt(self) -> str:
+        """What meltd calls such a melt before its own patience ends."""
+        return "PENDING" if self.pending_is_answered else "MELTING"
 
 
 _0_16_5: Final = Generation(
@@ -117,6 +145,13 @@ _CDK: Final = Generation(
     asks_fail_loudly=True,
     rollback_stays=False,
     second_quote=False,
+    unknown_quote=50000,
+    too_many_inputs=11014,
+    shows_preimage=False,
+    pending_is_answered=False,
+    asking_fails=50000,
+    replays=True,
+    forgets_payments=True,
 )
 GENERATIONS: Final = {f"{one.implementation}/{one.version}": one for one in (_0_16_5, _0_20_2, _0_21_0, _CDK)}
 

@@ -47,6 +47,8 @@ TestWallet.__test__ = False  # type: ignore[attr-defined]
 class NutshellMint(mint_child.MintProcess):
     """The demo's mint, of the generation that the environment asks for."""
 
+    counts_posts = True
+
     def __init__(self, folder: Path, *, python: str | None = None, **options: Any) -> None:
         super().__init__(folder, python=python or os.environ.get(PYTHON_ENV), **options)
 
