@@ -328,16 +328,14 @@ max_outputs = {options["max_outputs"]}
 
         ``expired`` makes an active keyset that ended an hour ago.
         """
+        # Else the next start would make one as the settings have it.
+        self._options |= {"fee_ppk": fee_ppk, "keyset_v2": version == "v2"}
         self._rotations = [{"unit": "sat", "version": version, "input_fee_ppk": fee_ppk, "expired": expired}]
-        known = {keyset["id"] for keyset in await self._keysets()}
         try:
             await self.restart()
         finally:
             # What is listed there is made anew at each start.
             self._rotations = []
-        (made,) = [keyset["id"] for keyset in await self._keysets() if keyset["id"] not in known]
-        return str(made)
-
-    async def _keysets(self) -> list[dict[str, Any]]:
         answer = await asyncio.to_thread(request, self.port, "GET", "/v1/keysets")
-        return list(answer["keysets"])
+        (made,) = [keyset["id"] for keyset in answer["keysets"] if keyset["active"] and keyset["unit"] == "sat"]
+        return str(made)
