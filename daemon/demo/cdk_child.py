@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from daemon.demo.lightning import Script, encode_invoice
-from daemon.demo.mint_child import ChildMint, Invoice, Payment, request
+from daemon.demo.mint_child import DemoMint, Invoice, Payment, request
 from melt.ecash import Seed
 from melt.errors import ConfigError
 
@@ -102,13 +102,15 @@ def played(script: Mapping[str, Any], *, delay_s: int = 0) -> str:
         truth = "SETTLED" if given.raises == "after" else "FAILED"
         check = given.status or truth
         fails = check == "raise"
-        return description(pay=_WORDS[truth], check=_WORDS[truth if fails else check], pay_fails=True, check_fails=fails)
+        return description(
+            pay=_WORDS[truth], check=_WORDS[truth if fails else check], pay_fails=True, check_fails=fails
+        )
     if given.status == "raise":
         return description(pay=_WORDS[given.pay], check_fails=True)
     return description(pay=_WORDS[given.pay], check=_WORDS[given.status or given.pay])
 
 
-class CdkMint(ChildMint):
+class CdkMint(DemoMint):
     """
     A cdk-mintd as a child process, with a seed of its own that it keeps, like folder and port, over a restart.
 

@@ -203,7 +203,27 @@ class ChildMint:
         return self._log.read_text(errors="replace")[-2000:] if self._log.exists() else "no log"
 
 
-class MintProcess(ChildMint):
+class DemoMint(ChildMint):
+    """What the demo asks of its mint beside its life, whichever implementation it is."""
+
+    async def invoice(self, amount_sat: int, *, expiry_s: int = 3600, **script: Any) -> Invoice:
+        """
+        An invoice of an outside payee; ``amount_sat`` 0 has no amount, ``expiry_s`` <= 0 is expired at once.
+
+        ``script`` takes the fields of :class:`daemon.demo.lightning.Script`.
+        """
+        raise NotImplementedError
+
+    async def resolve(self, payment_hash: str, status: str, *, fee_sat: int | None = None) -> None:
+        """End a pending payment; the mint learns it when it next asks. Only where its node keeps a book."""
+        raise NotImplementedError
+
+    async def payments(self) -> dict[str, Payment]:
+        """By payment hash, what was paid and how often."""
+        raise NotImplementedError
+
+
+class MintProcess(DemoMint):
     """
     A Nutshell mint as a child process. It keeps folder, port and keys over :meth:`restart`.
 
@@ -255,11 +275,7 @@ class MintProcess(ChildMint):
     # --- control ---
 
     async def invoice(self, amount_sat: int, *, expiry_s: int = 3600, **script: Any) -> Invoice:
-        """
-        An invoice of an outside payee; ``amount_sat`` 0 has no amount, ``expiry_s`` <= 0 is expired at once.
-
-        ``script`` takes the fields of :class:`daemon.demo.lightning.Script`.
-        """
+        """See :meth:`DemoMint.invoice`."""
         body = {"amount_sat": amount_sat, "expiry_s": expiry_s, "script": script or None}
         return Invoice(**await self._control("POST", "invoice", body))
 
@@ -268,11 +284,11 @@ class MintProcess(ChildMint):
         await self._control("POST", "script", {"payment_hash": payment_hash, **script})
 
     async def resolve(self, payment_hash: str, status: str, *, fee_sat: int | None = None) -> None:
-        """End a pending payment; the mint learns it when it next asks."""
+        """See :meth:`DemoMint.resolve`."""
         await self._control("POST", "resolve", {"payment_hash": payment_hash, "status": status, "fee_sat": fee_sat})
 
     async def payments(self) -> dict[str, Payment]:
-        """By payment hash, what was paid and how often."""
+        """See :meth:`DemoMint.payments`."""
         report = await self._control("GET", "payments")
         return {
             payment_hash: Payment(**{**known, "asked_at": tuple(known["asked_at"]), "left_at": tuple(known["left_at"])})

@@ -80,7 +80,9 @@ def entry_of(system: System, owner: str) -> str:
 # --- paid and failed ---
 
 
-def test_a_paid_melt_has_its_change_and_shows_no_preimage(make_system: Callable[..., System], cdk_mint: CdkMint) -> None:
+def test_a_paid_melt_has_its_change_and_shows_no_preimage(
+    make_system: Callable[..., System], cdk_mint: CdkMint
+) -> None:
     system = make_system(cdk_mint)
     owner = system.user()
     system.fund(owner, 1000)
@@ -88,7 +90,12 @@ def test_a_paid_melt_has_its_change_and_shows_no_preimage(make_system: Callable[
 
     body = system.daemon.melt(owner, "main", invoice.invoice).json()
 
-    assert (body["state"], body["payment_result"], body["paid_amount"], body["fees_paid"]) == ("SETTLED", "PAID", 100, 1)
+    assert (body["state"], body["payment_result"], body["paid_amount"], body["fees_paid"]) == (
+        "SETTLED",
+        "PAID",
+        100,
+        1,
+    )
     assert not body["payment_preimage"]
     assert (body["shortfall"], system.payments(invoice.payment_hash)) == (0, 1)
     conserved(system, owner, 1000, body)

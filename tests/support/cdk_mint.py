@@ -9,7 +9,6 @@ where it is not built (tests/conftest.py).
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 from typing import Any, NoReturn
 
