@@ -27,7 +27,9 @@ class CdkMint(cdk_child.CdkMint):
 
     counts_posts = False
 
-    def __init__(self, folder: Path, *, max_request_length: int = 0, **options: Any) -> None:
+    def __init__(self, folder: Path, *, max_request_length: int = 0, anew: bool = True, **options: Any) -> None:
+        """``anew``: an invoice that asks for another delay starts the mint anew with it, which others must not mind."""
+        self._anew = anew
         if max_request_length:
             options |= {"max_inputs": max_request_length, "max_outputs": max_request_length}
         super().__init__(folder, binary=options.pop("binary", None) or self._built(), **options)
@@ -50,7 +52,7 @@ class CdkMint(cdk_child.CdkMint):
     async def invoice(self, amount_sat: int, *, expiry_s: int = 3600, **script: Any) -> Invoice:
         """As in the demo; the mint is started anew with the delay that the script asks for."""
         delay_s = math.ceil(script.get("delay_s", 0))
-        if delay_s != self.delay_s:
+        if delay_s != self.delay_s and self._anew:
             self.configure(delay_s=delay_s)
             await self.restart()
         try:

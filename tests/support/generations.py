@@ -160,5 +160,5 @@ def generation_at(port: int) -> Generation:
     """What was measured of the mint that listens there. Raises LookupError for a release that nobody has measured."""
     version = request(port, "GET", "/v1/info")["version"]
     if version not in GENERATIONS:
-        raise LookupError(f"{version} was not measured: see docs/testing.md")
+        raise LookupError(f"{version} was not measured: see docs/mints-measured.md")
     return GENERATIONS[version]
