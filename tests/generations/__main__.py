@@ -28,6 +28,7 @@ from tests.generations.environments import RECIPES, ROOT, EnvironmentNotMade, ca
 from tests.support.mint import CDK, KIND_ENV, PYTHON_ENV, VERSION_ENV
 
 TESTS: Final = (
+    "tests/contract/test_mint_answers.py",
     "tests/contract/test_mint_real.py",
     "tests/contract/test_mint_process.py",
     "tests/contract/test_mint_generations.py",
