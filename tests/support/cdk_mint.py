@@ -27,6 +27,14 @@ class CdkMint(cdk_child.CdkMint):
 
     counts_posts = False
 
+    def plays(self, **script: Any) -> bool:
+        """Whether its fake wallet can do what the script says, to the end."""
+        try:
+            told = cdk_child.played(script, delay_s=self.delay_s)
+        except Unplayable:
+            return False
+        return "PENDING" not in told and "UNKNOWN" not in told
+
     def __init__(self, folder: Path, *, max_request_length: int = 0, anew: bool = True, **options: Any) -> None:
         """``anew``: an invoice that asks for another delay starts the mint anew with it, which others must not mind."""
         self._anew = anew

@@ -49,6 +49,10 @@ class NutshellMint(mint_child.MintProcess):
 
     counts_posts = True
 
+    def plays(self, **script: Any) -> bool:
+        """Whether its node can do what the script says, to the end."""
+        return True
+
     def __init__(self, folder: Path, *, python: str | None = None, **options: Any) -> None:
         super().__init__(folder, python=python or os.environ.get(PYTHON_ENV), **options)
 
