@@ -22,6 +22,8 @@ ProofDict: TypeAlias = dict[str, Any]
 
 PAID_S: Final = 20.0
 POLL_S: Final = 0.05
+YS_MAX: Final = 500
+"""How many states are asked about at a time, where the mint does not take less."""
 
 
 def split(amount: int) -> list[int]:
@@ -100,8 +102,10 @@ class DemoWallet:
     async def states_of(self, ys: Sequence[str]) -> list[str]:
         """As :meth:`states`, by Y. Raises ValueError where the mint leaves one out."""
         found: list[str] = []
-        for start in range(0, len(ys), 500):
-            answer = await self._ask("POST", "checkstate", {"Ys": list(ys[start : start + 500])})
+        limit = (await self._ask("GET", "info")).get("max_array_length")
+        size = min(limit or YS_MAX, YS_MAX)
+        for start in range(0, len(ys), size):
+            answer = await self._ask("POST", "checkstate", {"Ys": list(ys[start : start + size])})
             found += [state["state"] for state in answer["states"]]
         if len(found) != len(ys):
             raise ValueError("the mint did not answer for each proof")
