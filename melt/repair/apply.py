@@ -118,7 +118,7 @@ class Applier:
             progress("repairing", applied.done + applied.undone.total(), total)
 
     async def _record(self, plan: RepairPlan, actor: Actor) -> None:
-        """What needs a person stands in the discrepancies, whoever looks there."""
+        """What needs a person stands in the discrepancies, whoever looks there, and what is repaired: there it settles (I13)."""
         findings = [
             Finding(
                 type=one.type,
@@ -143,9 +143,28 @@ class Applier:
             if one.reason.needs_person
             for token_id in one.token_ids
         ]
+        findings += [_finding_of(step, actor) for step in plan.steps]
         unique = list({f"{finding.type}:{finding.subject}": finding for finding in findings}.values())[:RECORDS_MAX]
         if unique:
             await record_findings(unique, store=self._store, threads=self._threads, telemetry=self._telemetry)
+
+
+def _finding_of(step: RepairStep, actor: Actor) -> Finding:
+    """The record by which a document that loses proofs is watched until it may be written."""
+    return Finding(
+        type=step.reason,
+        severity=step.severity,
+        action=Action.RECORD,
+        subject=f"token:{step.token_id}",
+        npub=step.npub,
+        mint=step.mint,
+        unit=step.unit,
+        value=step.amount,
+        token_id=step.token_id,
+        ys=tuple(removal.y for removal in step.removals) or step.ys,
+        evidence={"seen_by": actor.name, "reason": "a repair would take what lies elsewhere too out of this document"},
+        whole=False,
+    )
 
 
 def _as_it_is_now(step: RepairStep, bumps: int, stuck: set[TokenId]) -> RepairStep:

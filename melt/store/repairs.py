@@ -15,6 +15,7 @@ from melt.model import (
     OPEN_DISCREPANCY,
     TERMINAL,
     DiscrepancyState,
+    DriftType,
     MalformedToken,
     TokenId,
     TokenStatus,
@@ -32,7 +33,7 @@ from melt.store.documents import (
     whole_number,
 )
 from melt.store.faults import AlreadyDone, Retry, store_method
-from melt.store.findings import close_update
+from melt.store.findings import close_update, read_watched
 from melt.store.journal import encode, read_actor, record_time
 from melt.store.ledger import BATCH_MAX, Held, Ledger
 from melt.store.long_cursor import LongCursor, id_of
@@ -107,7 +108,8 @@ class Repairs(Core):
             ledger.begin()
             held = self._held(session, batch)
             blocked = self._blocked(session, held, batch)
-            answers = tuple(_why_not(step, held, blocked) for step in batch.steps)
+            settled = self._stood_still(session, held, batch)
+            answers = tuple(_why_not(step, held, blocked) or _why_not_yet(step, settled) for step in batch.steps)
             done = [step for step, answer in zip(batch.steps, answers, strict=True) if answer is None]
             ledger.carry_out(done, held, note=batch.note)
             ledger.finish()
@@ -143,6 +145,32 @@ class Repairs(Core):
             for raw in self._c.melts.find({"held": {"$in": list(part)}}, {"held": 1}, session=session):
                 blocked |= set(raw["held"])
         return frozenset(blocked)
+
+    def _stood_still(
+        self, session: ClientSession, held: Mapping[TokenId, Held], batch: RepairBatch
+    ) -> frozenset[TokenId]:
+        """
+        The documents that may be repaired by what their records say: watched standing still for long enough, as they are (I13).
+
+        A repair is a person's word about the rule, not about each document: another writer may be at work on one of them. Where
+        nobody else writes all of them are.
+        """
+        losing = [step.token_id for step in batch.steps]
+        if not self._settle.waits:
+            return frozenset(losing)
+        needs_ms = round(1000 * self._settle.correct_after_s)
+        chosen = {
+            "token_id": {"$in": [str(token_id) for token_id in losing]},
+            "type": {"$in": [str(DriftType.DUPLICATE_PROOF), str(DriftType.LEGACY_MELTED_DOCUMENT)]},
+            "state": {"$in": _CLOSABLE},
+        }
+        found: set[TokenId] = set()
+        for raw in self._c.discrepancies.find(chosen, {"token_id": 1, "watched": 1}, session=session):
+            token_id, watched = TokenId(raw["token_id"]), read_watched(raw)
+            stands = token_id in held and watched.mark == held[token_id].token.mark
+            if stands and watched.watched_ms >= needs_ms:
+                found.add(token_id)
+        return frozenset(found)
 
     def _close(self, session: ClientSession, batch: RepairBatch, answers: Sequence[str | None], now: Any) -> None:
         """End the records that the done steps end, except for documents that a step left undone still concerns."""
@@ -277,6 +305,13 @@ def _why_not(step: RepairStep, held: Mapping[TokenId, Held], blocked: frozenset[
         if keeper.id == token.id or not stands:
             return "the document that was to keep a proof had moved on"
     return None
+
+
+def _why_not_yet(step: RepairStep, settled: frozenset[TokenId]) -> str | None:
+    """Why a step that could be carried out is left for later; None: it need not be."""
+    if step.token_id in settled:
+        return None
+    return "the document has not stood still for long enough: it is watched from now on, repair it later"
 
 
 def _holds(proofs: Sequence[Any], y: Y) -> bool:

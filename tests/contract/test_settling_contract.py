@@ -347,6 +347,20 @@ def test_a_reclaim_of_what_was_touched_meanwhile_is_refused(world: World) -> Non
         reclaim(world, record, source, at_once=True)
 
 
+def test_a_reclaim_by_a_record_that_is_over_or_another_occurrence_is_refused(world: World) -> None:
+    """Even at a person's word: that was about what was seen then."""
+    source = world.token([16, 8], status="spent", transaction_type="received")
+    record = written_off(world, source)
+    world.first.clear_unseen([record.subject], ())
+    with pytest.raises(LostRace):
+        reclaim(world, record, source, at_once=True)
+    again = written_off(world, source)
+    assert again.occurrence == 2
+    with pytest.raises(LostRace):
+        reclaim(world, record, source, at_once=True)
+    reclaim(world, again, source, at_once=True)
+
+
 @pytest.mark.parametrize("holder", ["change", "sent", "received"])
 def test_a_proof_that_was_kept_unchanged_is_not_reclaimed_from_its_spent_source(world: World, holder: str) -> None:
     """It lies in a live document, or was handed out: a reclaim would take it from there."""

@@ -110,6 +110,40 @@ def run(ground: Ground, *, proofs: int, users: int, each: int, patience_s: float
     return result
 
 
+def left_alone(ground: Ground, *, proofs: int, users: int, each: int, patience_s: float) -> Result:
+    """
+    The same documents under a daemon that leaves alone what has not settled: all of it is found, nothing is written.
+
+    Give the ground settings under which nothing settles meanwhile, such as the defaults.
+    """
+    result = Result()
+    ground.add_users(users)
+    ground.found_wallet_service()
+    ground.plant(proofs // 8, each)
+    before = judge.snapshot(ground)
+    ground.mints["dead"].stop_blocking()
+    ground.daemon.start()
+    for mint in LIVE:
+        report = ground.daemon.reconcile(mint=mint, statuses=STATUSES)
+        _require(result, report["corrected"] == 0, f"{mint}: {report['corrected']} were corrected")
+        _require(result, report["settling"] == report["planned"] > 0, f"{mint}: {report['settling']} settle")
+    until_quiet(ground, patience_s)
+    _require(result, judge.snapshot(ground) == before, "documents were changed before they had settled")
+    _require(result, ground.db["meltd_melts"].count_documents({}) == 0, "proofs were swapped before they had settled")
+    records = {
+        (record["token_id"], record["type"]): record
+        for record in ground.db["meltd_discrepancies"].find({"token_id": {"$ne": None}})
+    }
+    for planted in ground.planted:
+        for kind in planted.case.types if planted.mint in LIVE else ():
+            record = records.get((str(planted.id), kind.value))
+            if record is None:
+                result.problems.append(f"{planted.case.name} {planted.id}: {kind.value} not found")
+            elif record["action"] in ACTIONS and (record["state"] != "open" or not record["needs_ms"]):
+                result.problems.append(f"{planted.case.name} {planted.id}: {kind.value} is {record['state']}")
+    return result
+
+
 def _require(result: Result, holds: bool, otherwise: str) -> None:  # noqa: FBT001
     if not holds:
         result.problems.append(otherwise)

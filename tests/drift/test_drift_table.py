@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from melt.model import DriftType
 from tests.drift.ground import Ground
-from tests.drift.run import run
+from tests.drift.run import left_alone, run
 
 
 def test_every_kind_of_drift_is_found_and_ends_as_its_rule_says_and_nothing_else_is_touched() -> None:
@@ -18,3 +18,14 @@ def test_every_kind_of_drift_is_found_and_ends_as_its_rule_says_and_nothing_else
     assert {row.type for row in result.rows} == {*(kind.value for kind in DriftType), "-"}
     assert sum(row.wrong for row in result.rows) == 0
     assert all(line["conserved"] for line in result.ledger)
+
+
+def test_at_the_defaults_all_of_it_is_found_and_nothing_is_written() -> None:
+    """Beside a wallet service a rule waits for a day; until then the two collections stay as they are."""
+    settings = {"sweep.correct_after_s": 86_400, "sweep.alert_after_s": 3600}
+    ground = Ground.start(seed=8, cache="512M", settings=settings, say=lambda _: None)
+    try:
+        result = left_alone(ground, proofs=600, users=6, each=1, patience_s=90)
+    finally:
+        ground.end()
+    assert result.problems == []

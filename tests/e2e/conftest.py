@@ -46,6 +46,8 @@ class System:
     db: Database[dict[str, Any]]
     daemon: DaemonProcess
     wallets: dict[str, ObjectId] = field(default_factory=dict)
+    settles: bool = False
+    """Whether drift has to settle before a rule writes a document."""
 
     @property
     def wallet(self) -> TestWallet:
@@ -154,5 +156,21 @@ def system(
 ) -> Iterator[System]:
     """One daemon for all tests of a module; each test has users of its own."""
     system = _system(store_process, mongo_client, mint, tmp_path_factory.mktemp("daemon"), {})
+    with system.daemon:
+        yield system
+
+
+@pytest.fixture(scope="module", params=["alone", "in company"])
+def paying_system(
+    request: pytest.FixtureRequest,
+    store_process: EmbeddedStore,
+    mongo_client: MongoClient[dict[str, Any]],
+    mint: MintProcess,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[System]:
+    """As ``system``; once where nobody else spends from the database, and once at the default times of settling."""
+    settings = {} if request.param == "alone" else {"sweep.correct_after_s": 86_400, "sweep.alert_after_s": 3600}
+    system = _system(store_process, mongo_client, mint, tmp_path_factory.mktemp("daemon"), settings)
+    system.settles = bool(settings)
     with system.daemon:
         yield system

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,12 +11,13 @@ from bson import ObjectId
 
 from melt.ecash import y_of
 from melt.errors import InvariantBroken, Severity
-from melt.model import Actor, DriftType, MintAlias, TokenId, TokenStatus, Y
+from melt.model import Action, Actor, DriftType, MintAlias, TokenId, TokenStatus, Y
 from melt.model.repair import Removal, RepairStep, step_key
 from melt.repair.find import find
 from melt.repair.steps import as_batch
+from melt.settling import SettlePolicy
 from melt.store import Threads
-from tests.support.store import fake_proof, insert_token, make_melt, npub, token
+from tests.support.store import SystemClock, fake_proof, insert_token, make_melt, npub, token, written_off
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -188,3 +190,55 @@ def test_a_wish_for_the_index_is_kept_and_only_auto_follows_it(
     assert make_store(unique_proofs="off").unique_proofs_indexed is False
     assert make_store().unique_proofs_indexed is True
     assert make_store().unique_proofs_indexed is True
+
+
+class SteppedClock(SystemClock):
+    """The real date, and a monotonic clock that the test moves."""
+
+    def __init__(self) -> None:
+        self.at = 0.0
+
+    def monotonic(self) -> float:
+        return self.at
+
+
+def test_a_document_is_repaired_only_once_it_has_stood_still(
+    make_store: Callable[..., MongoStore], db: Database[dict[str, Any]]
+) -> None:
+    """I13: a person's word is about the rule; another writer may be at work on this document."""
+    clock = SteppedClock()
+    store = make_store(unique_proofs="off", clock=clock, settle=SettlePolicy(correct_after_s=100, look_s=60))
+    owner, proof = npub(), fake_proof(16)
+    keeper, losing = (insert_token(db, owner, [proof, 1]) for _ in range(2))
+    planned = step(db, losing, keeper, proof)
+    held = store.tokens([TokenId(losing)])[0]
+    (why,) = apply(store, planned)
+    assert why is not None
+    assert "stood still" in why
+
+    finding = replace(written_off(held), type=DriftType.DUPLICATE_PROOF, action=Action.RECORD)
+    (record,) = store.record([finding])
+    for passes, answer in ((60, why), (39, why), (1, None)):
+        clock.at += passes
+        store.watch({record.id: held.mark})
+        assert apply(store, planned) == (answer,), clock.at
+    assert [len(token(db, one)["proofs"]) for one in (keeper, losing)] == [2, 1]
+
+
+def test_a_document_that_is_written_meanwhile_is_watched_anew_before_it_is_repaired(
+    make_store: Callable[..., MongoStore], db: Database[dict[str, Any]]
+) -> None:
+    clock = SteppedClock()
+    store = make_store(unique_proofs="off", clock=clock, settle=SettlePolicy(correct_after_s=100, look_s=60))
+    owner, proof = npub(), fake_proof(16)
+    keeper, losing = (insert_token(db, owner, [proof, 1]) for _ in range(2))
+    finding = replace(
+        written_off(store.tokens([TokenId(losing)])[0]), type=DriftType.DUPLICATE_PROOF, action=Action.RECORD
+    )
+    (record,) = store.record([finding])
+    clock.at += 100
+    store.watch({record.id: store.tokens([TokenId(losing)])[0].mark})
+    db["cashu_tokens"].update_one({"_id": ObjectId(losing)}, {"$set": {"transaction_id": "tx_another"}})
+    (why,) = apply(store, step(db, losing, keeper, proof))
+    assert why is not None
+    assert len(token(db, losing)["proofs"]) == 2

@@ -37,13 +37,15 @@ def simulate(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_no_seed_breaks_an_invariant() -> None:
-    """Wallets, invoices, faults, lies, crashes and several instances, 300 times otherwise."""
+    """Wallets, invoices, faults, lies, crashes, several instances, another service and clocks that differ, 300 times otherwise."""
     ran = simulate("--seeds", str(SEEDS))
     assert ran.returncode == 0, ran.stdout + ran.stderr[-2000:]
-    melts = dict(re.findall(r"'([A-Z]+)': (\d+)", ran.stdout))
+    melts = dict(re.findall(r"'([A-Za-z ]+)': (\d+)", ran.stdout))
     assert int(melts["SETTLED"]) > SEEDS / 2, "the worlds are too quiet to show anything"
     assert int(melts["RELEASED"]) > SEEDS / 4
     assert int(melts["HELD"]) > 0
+    assert int(melts["neighbour paid"]) > SEEDS / 10, "no other service is at work beside meltd"
+    assert int(melts["settled and corrected"]) > SEEDS / 10
 
 
 def test_a_seed_is_replayed_to_the_letter() -> None:

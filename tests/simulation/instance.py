@@ -29,6 +29,8 @@ from tests.simulation.ports import Life, MintLink, Nobody, Observations, SimCloc
 
 T = TypeVar("T")
 WATCH_STEP_S_MAX = 5.0
+CALM_STEP_S_MAX = 14.0
+"""Hours of virtual time pass in which nothing happens; less than a lease, which each step renews."""
 EVERYTHING = (*TOURED, TokenStatus.SPENT, TokenStatus.FAILED)
 
 
@@ -187,6 +189,7 @@ class Instance:
             expected_documents=lambda _: 0,
         )
         self._look_s = tuning.settle.look_s
+        self._idle_s = tuning.lease_s / 3
         self._watching = life.spawn(self._watch())
         self._settling = life.spawn(self._settle())
 
@@ -199,7 +202,8 @@ class Instance:
                 delay = await self.watcher.tick()
             except StoreError:
                 delay = 1.0
-            await self._clock.wait(self.engine.followed, min(delay, WATCH_STEP_S_MAX))
+            step_s = CALM_STEP_S_MAX if self.life.weather.calm else WATCH_STEP_S_MAX
+            await self._clock.wait(self.engine.followed, min(delay, step_s) if delay < self._idle_s else step_s)
 
     async def _settle(self) -> None:
         """As the daemon's loops do, one a mint."""

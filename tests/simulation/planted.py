@@ -11,11 +11,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from melt.model import Ambiguous, MeltState, MintState, OutputPlan, PostOutcome, Proof
+from melt import corrections, settling
+from melt.model import Ambiguous, MeltState, MintState, OutputPlan, PostOutcome, Proof, Token
+from melt.reconcile import acting, judging
 from melt.recovery import decide as rules
 from melt.recovery import follow, signatures, swaps
 from melt.saga import forward
-from tests.simulation import model_journal, model_ledger
+from tests.simulation import model_journal, model_ledger, model_store
 
 Patch = Callable[[], None]
 
@@ -193,6 +195,46 @@ def _a_rotated_keyset_is_not_noticed() -> None:
     swaps._signs_still = signs_still
 
 
+def _what_has_not_settled_is_corrected() -> None:
+    model_store.ModelStore.pass_door = lambda *_: None  # type: ignore[method-assign]
+    real = corrections.confirmed
+    acting.confirmed = lambda record, **more: real(record, **more | {"at_once": True})  # type: ignore[attr-defined]
+
+
+def _every_daemon_adds_its_time() -> None:
+    def added_ms(self: Any, record_id: str, before: Any) -> tuple[int, str]:
+        last = self._looks.get(record_id)
+        passed = 0 if last is None else round(1000 * (self._monotonic() - last.at))
+        return min(passed, self._step_max_ms), self.name
+
+    settling.Stopwatch.added_ms = added_ms  # type: ignore[method-assign]
+
+
+def _what_lies_elsewhere_is_reclaimed() -> None:
+    async def nowhere(*_: Any) -> dict[Any, Any]:
+        return {}
+
+    judging.Judging._elsewhere = nowhere  # type: ignore[method-assign]
+    model_journal.ModelJournal._refuse_shared = lambda *_: None  # type: ignore[method-assign]
+
+
+def _what_was_handed_out_is_paid_with() -> None:
+    real, load = model_store.ModelStore.spendable, model_ledger.Ledger.load
+
+    def spendable(self: Any, npub: str, mint_urls: Any, unit: str) -> Any:
+        tokens = [token for token in self.tables.tokens.values() if isinstance(token, Token)]
+        handed = [token for token in tokens if token.is_sent and token.npub == npub and token.mint_url in mint_urls]
+        return (*(token for token in handed if token.status == "unspent"), *real(self, npub, mint_urls, unit))
+
+    def as_change(self: Any, ids: Any) -> Any:
+        found = load(self, ids)
+        is_t1 = self.operation_id.endswith(":reserve")
+        return [replace(token, transaction_type="change") if is_t1 else token for token in found]
+
+    model_store.ModelStore.spendable = spendable  # type: ignore[method-assign]
+    model_ledger.Ledger.load = as_change  # type: ignore[method-assign]
+
+
 PLANTED: dict[str, Patch] = {
     "release on one signal": _release_on_one_signal,
     "release without a fence": _release_without_fence,
@@ -211,5 +253,9 @@ PLANTED: dict[str, Patch] = {
     "the payment before the journal": _the_payment_before_the_journal,
     "a rotated keyset not noticed": _a_rotated_keyset_is_not_noticed,
     "a swap that is not the journal's": _a_swap_without_a_plan,
+    "what has not settled is corrected": _what_has_not_settled_is_corrected,
+    "every daemon adds its time": _every_daemon_adds_its_time,
+    "what lies elsewhere is reclaimed": _what_lies_elsewhere_is_reclaimed,
+    "what was handed out is paid with": _what_was_handed_out_is_paid_with,
 }
 """Name to how to plant it. There is no way back: a process that has planted one is done."""

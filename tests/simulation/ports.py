@@ -132,6 +132,8 @@ class Weather:
     store_down: bool = False
     crash: float = 0.0
     """Chance that an instance dies at a boundary."""
+    calm: bool = False
+    """Faults have stopped for good."""
 
 
 @dataclass(slots=True)

@@ -397,13 +397,14 @@ class World:
                 raise Violation
             if self.loop.time() >= deadline:
                 return False
-            await asyncio.sleep(min(2.0, deadline - self.loop.time()))
+            await asyncio.sleep(min(10.0 if self.weather.calm else 2.0, deadline - self.loop.time()))
         return True
 
     async def _calm(self, theirs: asyncio.Task[None] | None) -> None:
         self.storm = False
         weather = self.weather
         weather.net = weather.store = weather.crash = 0.0
+        weather.calm = True
         weather.store_down = False
         for mint, _ in self.mints.values():
             if not mint.up:

@@ -327,13 +327,16 @@ def test_a_document_that_is_being_paid_with_is_not_split_however_long_it_has_set
     stage.play(scene)
 
 
-def test_a_proof_that_was_kept_unchanged_is_no_drift_in_its_spent_source(stage: Stage) -> None:
-    """It lives on in the new document: not even a record says otherwise."""
+@pytest.mark.parametrize(("kind", "status"), [("change", UNSPENT), ("sent", UNSPENT), ("sent", SPENT)])
+def test_a_proof_that_was_kept_unchanged_is_no_drift_in_its_spent_source(
+    stage: Stage, kind: str, status: TokenStatus
+) -> None:
+    """It lives on in the new document, as money or as what was handed out: not even a record says otherwise."""
 
     async def scene() -> None:
         source = stage.token([64, 32], SPENT)
         stage.mint.take(source.proofs[1])
-        stage.token([], proofs=source.proofs[:1], kind="change")
+        stage.token([], status, kind, proofs=source.proofs[:1])
         for _ in range(3):
             await stage.tour()
             await asyncio.sleep(SETTLE_S / 2)

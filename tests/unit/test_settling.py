@@ -9,7 +9,7 @@ import pytest
 
 from melt.errors import Severity
 from melt.model import Action, DriftType, Finding, MintAlias, TokenId
-from melt.settling import Phase, SettlePolicy, Stopwatch, Watched, sighting
+from melt.settling import SettlePolicy, Stopwatch, Watched, sighting
 from tests.support.engine import y
 
 LOOK_S = 60.0
@@ -339,7 +339,3 @@ def test_what_does_not_come_to_rest_in_three_times_its_time_is_unsettled():
     assert policy.is_unsettled(**told, open_ms=1_800_000)
     assert not policy.is_unsettled(**{**told, "action": Action.WATCH}, open_ms=10**12)
     assert not policy.is_unsettled(**{**told, "drift": DriftType.SENT_TOKEN_REDEEMED}, open_ms=10**12)
-
-
-def test_the_phases_have_the_words_that_are_shown():
-    assert [phase.value for phase in Phase] == ["settling", "waiting", "due"]
