@@ -327,8 +327,13 @@ class ModelStore(ModelJournal):
     # --- who else holds a proof (:class:`melt.ports.Holdings`) ---
 
     @property
-    def unique_proofs_indexed(self) -> bool:
-        """Nothing keeps another writer from storing a proof twice here."""
+    def secrets_indexed(self) -> bool:
+        """Every look is served: nothing here is large."""
+        return True
+
+    @property
+    def reads_once(self) -> bool:
+        """Likewise."""
         return False
 
     def holders(self, proofs: Sequence[Proof]) -> Mapping[Y, tuple[Holder, ...]]:
