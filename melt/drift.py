@@ -38,6 +38,7 @@ SEVERITIES: Final[dict[DriftType, Severity]] = {
     DriftType.UNKNOWN_KEYSET: Severity.MEDIUM,
     DriftType.KEYSET_EXPIRING: Severity.LOW,
     DriftType.RESERVATION_ORPHANED: Severity.MEDIUM,
+    DriftType.RESERVED_TOKEN_CHANGED: Severity.LOW,
     DriftType.MINT_UNCONFIGURED: Severity.LOW,
     DriftType.MINT_STATE_REGRESSED: Severity.CRITICAL,
     DriftType.QUOTE_PAID_INPUTS_UNSPENT: Severity.CRITICAL,

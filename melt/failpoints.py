@@ -35,6 +35,7 @@ COMMITTING: Final = frozenset(
         "execute_atomic_melt",
         "expire_plans",
         "finish_fence",
+        "finish_gone",
         "finish_reclaim",
         "finish_swap",
         "holders",

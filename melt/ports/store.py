@@ -30,6 +30,8 @@ if TYPE_CHECKING:
         MintAlias,
         NewProof,
         Owner,
+        Proof,
+        Resolution,
         SweepRecord,
         Token,
         TokenId,
@@ -89,6 +91,14 @@ class Store(Protocol):
 
     def melts_with_proof(self, y: Y, limit: int) -> tuple[Melt, ...]:
         """Entries that had this proof among their inputs, newest first."""
+        ...
+
+    def input_proofs(self, melt: Melt, ys: Sequence[Y]) -> tuple[Proof, ...]:
+        """Those of ``ys`` that could be found, in their order: from the open entry, which keeps its inputs' proofs."""
+        ...
+
+    def strayed_inputs(self, melt: Melt) -> tuple[Y, ...]:
+        """Inputs that no document holds any more which is still its owner's, reserved by the melt and not spent."""
         ...
 
     def live_melt_ids(self, ids: Sequence[MeltId]) -> frozenset[MeltId]:
@@ -153,6 +163,10 @@ class Store(Protocol):
         self, melt: Melt, change: Sequence[NewProof], *, shortfall: int, fees_paid: int, preimage: str | None
     ) -> tuple[Melt, AtomicResult]:
         """T3 through :meth:`execute_atomic_melt`: inputs spent, change stored, melt SETTLED."""
+        ...
+
+    def finish_gone(self, melt: Melt, decision: Resolution) -> Melt:
+        """A person ended it as *inputs gone, outcome unknown*: inputs spent, nothing called paid, SETTLED, claim kept."""
         ...
 
     def release(self, melt: Melt, *, spent: Sequence[Y], error_code: str, error_detail: str) -> Melt:

@@ -8,17 +8,17 @@ from melt.audit import melt_operation
 from melt.errors import Code, InvariantBroken, LostRace, StoreError
 from melt.model import (
     AtomicResult,
-    InputRef,
     MeltState,
     Owner,
     TokenId,
     TokenStatus,
     normalise_mint_url,
 )
+from melt.store.altered import Ending, record_altered
 from melt.store.core import new_mark
 from melt.store.faults import AlreadyDone, store_method
-from melt.store.ledger import Ledger
-from melt.store.melts import Melts, check_owner, ys_by_token
+from melt.store.inputs import ys_by_token
+from melt.store.melts import Melts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
 
     from melt.model import Actor, Melt, MeltId, NewProof
-    from melt.store.ledger import Held, Loose
+    from melt.store.ledger import Held, Ledger
 
 SOURCES_MAX = 1000
 """The most documents that one transaction may spend (I11)."""
@@ -86,8 +86,8 @@ class AtomicMelts(Melts):
         """
         T3: sources spent, keep and change stored as ``<tx>_keep`` and ``<tx>_melt_change``, all or nothing.
 
-        With ``melt`` its entry becomes SETTLED in the same transaction, and a source that somebody else has marked
-        spent meanwhile is left as it is: the mint consumed it. Without, each source must be unspent or pending and
+        With ``melt`` its entry becomes SETTLED in the same transaction, whatever other writers have done to its
+        documents (:mod:`melt.store.altered`): the mint has consumed them. Without, each source must be unspent or pending and
         reserved by no open melt. A second call with the same ``transaction_id`` writes nothing and answers what the
         first one did. Raises :class:`melt.errors.LostRace`, :class:`melt.errors.DuplicateSecret` for a proof that
         lies in any document already, :class:`melt.errors.StoreError` with TOKEN_ALREADY_SPENT.
@@ -107,10 +107,12 @@ class AtomicMelts(Melts):
                 note=None if melt is None else note_of(melt),
             )
             ledger.begin()
+            ending: Ending | None = None
             if melt is None:
                 self._spend_whole(session, ledger, source_token_ids, owner)
             else:
-                self._spend(ledger, melt, melt.inputs, SPENT, spent_is_fine=True)
+                ending = Ending(ledger=ledger, melt=melt, now=now)
+                ending.spend(melt.inputs, SPENT)
             keep = ledger.store_new(
                 owner,
                 keep_proofs,
@@ -128,9 +130,11 @@ class AtomicMelts(Melts):
                 reason=CHANGE,
             )
             ledger.finish()
-            if melt is not None:
+            if melt is not None and ending is not None:
+                record_altered(self._c, session, melt, ending.altered, now)
                 changes = {
                     **(journal_changes or {}),
+                    "altered": (*melt.altered, *ending.altered),
                     "change_token_id": change[0] if change else None,
                     "change_amount": sum(proof.amount for proof in melt_change_proofs),
                     "keep_token_ids": (*melt.keep_token_ids, *keep),
@@ -146,7 +150,8 @@ class AtomicMelts(Melts):
         except LostRace:
             # T3 of a melt whose sources were all spent before and that had no change leaves no audit entry to
             # know it by: the journal says whether it is done.
-            if melt is None or self._state(melt.id) is not MeltState.SETTLED:
+            stored = None if melt is None else self._one({"_id": str(melt.id)})
+            if stored is None or stored.state is not MeltState.SETTLED or stored.inputs_gone:
                 raise
         return self._result_of(operation_id)
 
@@ -189,29 +194,6 @@ class AtomicMelts(Melts):
             msg = f"melt {melt_id} was ended in the audit and not in the journal"
             raise InvariantBroken(msg)
         return found
-
-    def _state(self, melt_id: MeltId) -> MeltState | None:
-        found = self._one({"_id": str(melt_id)})
-        return None if found is None else found.state
-
-    def _spend(
-        self, ledger: Ledger, melt: Melt, inputs: Sequence[InputRef], reason: str, *, spent_is_fine: bool = False
-    ) -> None:
-        """The documents of a melt's inputs to ``spent``; a stranger's proofs in them are split off first."""
-        wanted = ys_by_token(inputs)
-        for held in ledger.load(wanted):
-            token = held.token
-            check_owner(melt, token.npub, token.mint_url, token.id)
-            if token.reservation is not None and token.reservation.melt_id != melt.id:
-                msg = f"token {token.id} is reserved by another melt"
-                raise LostRace(msg)
-            if token.status is TokenStatus.SPENT and spent_is_fine:
-                continue
-            if token.status not in {TokenStatus.PENDING, TokenStatus.UNSPENT}:
-                msg = f"token {token.id} is {token.status} and can't be spent by melt {melt.id}"
-                raise LostRace(msg)
-            rest = ledger.move(held, TokenStatus.SPENT, reason=reason, take=wanted[token.id])
-            store_rest(ledger, held, rest, token.status, "melt_split")
 
     def _spend_whole(self, session: ClientSession, ledger: Ledger, token_ids: Sequence[TokenId], owner: Owner) -> None:
         for held in ledger.load(token_ids):
@@ -277,18 +259,6 @@ def _result(ledger: Ledger) -> AtomicResult:
     )
 
 
-def store_rest(ledger: Ledger, held: Held, rest: Loose | None, status: TokenStatus, reason: str) -> None:
-    """Put proofs that were split off a document into its sibling ``<its tx>_keep``."""
-    if rest is not None:
-        ledger.store_loose(
-            [rest],
-            name=f"{held.token.transaction_id}_keep",
-            parent=held.token.transaction_id,
-            status=status,
-            reason=reason,
-        )
-
-
 def owner_of(melt: Melt) -> Owner:
     """Whose a melt's new documents are."""
     return Owner(npub=melt.npub, wallet_id=melt.wallet_id, mint_url=melt.mint_url)
@@ -304,11 +274,17 @@ def check_books(melt: Melt, *, change: int, shortfall: int, fees_paid: int) -> N
     I5: inputs = amount + input fee + Lightning fee + change + shortfall, in the melt's unit.
 
     A mint may give more than it had to (change above what was overpaid, an input fee that it did not take); then
-    nothing may be booked as a fee or as missing. Raises :class:`melt.errors.InvariantBroken`.
+    nothing may be booked as a fee or as missing. Where inputs are gone and nobody knows whether it was paid, nothing is
+    booked but change that came back: all else is :attr:`melt.model.Melt.unaccounted`. Raises :class:`melt.errors.InvariantBroken`.
     """
     if min(change, shortfall, fees_paid) < 0:
         msg = f"melt {melt.id} would settle with a negative amount"
         raise InvariantBroken(msg)
+    if melt.inputs_gone:
+        if shortfall or fees_paid or change > melt.inputs_amount:
+            msg = f"melt {melt.id} books a payment that nobody knows of (I5)"
+            raise InvariantBroken(msg)
+        return
     left = melt.overpaid - change - shortfall - fees_paid
     if left > 0 or (left < 0 and (shortfall or fees_paid)):
         msg = (

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
 
     from melt.model import Correction, Finding
-    from melt.store.connect import Document
+    from melt.store.connect import Collections, Document
 
 HISTORY_MAX = 20
 YS_MAX = 1000
@@ -77,25 +77,7 @@ class Findings(Core):
         return tuple(recorded[discrepancy_id(finding)] for finding in findings)
 
     def _record(self, session: ClientSession, findings: Sequence[Finding], now: datetime) -> dict[str, Document]:
-        by_id = {discrepancy_id(finding): finding for finding in findings}
-        present = {
-            raw["_id"]: raw for raw in self._c.discrepancies.find({"_id": {"$in": list(by_id)}}, session=session)
-        }
-        after: dict[str, Document] = {}
-        collided = False
-        for key, finding in by_id.items():
-            after[key] = _seen(present.get(key), finding, now)
-            try:
-                if key in present:
-                    self._c.discrepancies.replace_one({"_id": key}, after[key], session=session)
-                else:
-                    self._c.discrepancies.insert_one(after[key], session=session)
-            except DuplicateKeyError:
-                collided = True
-                break
-        if collided:
-            raise Retry
-        return after
+        return write_findings(self._c, session, findings, now)
 
     @store_method
     def clear_unseen(self, subjects: Sequence[str], seen: Sequence[str]) -> int:
@@ -237,6 +219,31 @@ class Findings(Core):
             (group["_id"]["type"], group["_id"]["severity"], group["_id"].get("mint") or ""): int(group["number"])
             for group in self._c.discrepancies.aggregate(pipeline)
         }
+
+
+def write_findings(
+    collections: Collections, session: ClientSession, findings: Sequence[Finding], now: datetime
+) -> dict[str, Document]:
+    """Open, see again or re-open in a transaction that is under way; the records afterwards, by id."""
+    by_id = {discrepancy_id(finding): finding for finding in findings}
+    present = {
+        raw["_id"]: raw for raw in collections.discrepancies.find({"_id": {"$in": list(by_id)}}, session=session)
+    }
+    after: dict[str, Document] = {}
+    collided = False
+    for key, finding in by_id.items():
+        after[key] = _seen(present.get(key), finding, now)
+        try:
+            if key in present:
+                collections.discrepancies.replace_one({"_id": key}, after[key], session=session)
+            else:
+                collections.discrepancies.insert_one(after[key], session=session)
+        except DuplicateKeyError:
+            collided = True
+            break
+    if collided:
+        raise Retry
+    return after
 
 
 def _seen(present: Document | None, finding: Finding, now: datetime) -> Document:

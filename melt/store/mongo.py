@@ -11,6 +11,7 @@ from melt.store.connect import Collections, check_server, connect, database_of, 
 from melt.store.faults import store_method
 from melt.store.findings import Findings
 from melt.store.holdings import Holdings
+from melt.store.inputs import Inputs
 from melt.store.leases import LeaseStore
 from melt.store.plans import Plans
 from melt.store.records import Records
@@ -54,6 +55,7 @@ class MongoStore(
     WarmReads,
     Restores,
     Settlement,
+    Inputs,
     Findings,
     Records,
     Repairs,
