@@ -166,12 +166,16 @@ def _add_decisions(app: FastAPI, operations: Operations, options: ApiOptions) ->
             raise MeltdError(Code.NOT_FOUND, "there is no melt with this id")
         return _json(EvidenceAnswer.of(found))
 
-    @app.post("/v1/melts/{id}/resolve", summary="Decide about a HELD melt")
+    @app.post("/v1/melts/{id}/resolve", summary="Decide about an open melt")
     async def resolve_melt(id: IdPath, request: Request) -> JSONResponse:  # noqa: A002 - the path's word
         body = await bodies.read(request, bodies.ResolveMeltBody, limit=options.body_bytes_max)
         _refuse_when(options)
         after = await operations.resolve_melt(
-            melt_id=MeltId(id), outcome=body.action, reason=body.reason, actor=_actor(request)
+            melt_id=MeltId(id),
+            outcome=body.action,
+            reason=body.reason,
+            actor=_actor(request),
+            preimage=body.preimage,
         )
         if after is None:
             raise MeltdError(Code.NOT_FOUND, "there is no melt with this id")
@@ -190,6 +194,17 @@ def _melt_response(melt: Melt, instance: str) -> JSONResponse:
             transaction_id=melt.transaction_id,
             melt_id=melt.id,
             hint="nothing was paid and the ecash is free again; to try again, use a new Idempotency-Key",
+        )
+        return problems.answer(body)
+    if melt.inputs_gone:
+        body = problems.document(
+            Code.OUTCOME_UNKNOWN,
+            melt.error_detail or "the inputs are gone, and nobody knows whether the invoice was paid",
+            instance=instance,
+            quote_id=melt.quote_id,
+            transaction_id=melt.transaction_id,
+            melt_id=melt.id,
+            hint="the invoice stays claimed: ask the payee, and let a new invoice be paid only if this one was not",
         )
         return problems.answer(body)
     headers = {"Location": f"/v1/melts/{melt.id}"}

@@ -148,6 +148,8 @@ class Melt:
     fees_paid: int | None = None
     swap_fee: int = 0
     shortfall: int = 0
+    unaccounted: int = 0
+    """What went with inputs that are gone (I5): neither paid nor missing change, as far as anybody knows."""
     keep_token_ids: tuple[TokenId, ...] = ()
     keep_amount: int = 0
     change_token_id: TokenId | None = None
@@ -180,11 +182,6 @@ class Melt:
         if self.is_open or self.inputs_gone:
             return None
         return self.amount if self.state is MeltState.SETTLED and self.kind is JournalKind.MELT else 0
-
-    @property
-    def unaccounted(self) -> int:
-        """What went with inputs that are gone (I5): neither paid nor missing change, as far as anybody knows."""
-        return self.inputs_amount - self.change_amount if self.inputs_gone else 0
 
     @property
     def decided_by(self) -> Actor:

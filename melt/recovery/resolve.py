@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
-    from melt.model import Actor, Melt, QuoteId, Y
+    from melt.model import Actor, Melt, OutputPlan, QuoteId, Y
     from melt.ports import Mint
     from melt.recovery.follow import Recovery
 
@@ -58,8 +58,8 @@ class Sight:
 
     ``quote_withheld``: the quote was not asked because our POST may still be running, which asking could disturb.
     ``may_run``: so it is by the journal and the clock alone. ``quote_refused``: the mint knows no such quote (any more).
-    ``signed``: how many of the entry's outputs that only a payment (its blanks) or a fence could get the mint has signed
-    without our knowing; asked where the inputs are gone and the quote does not say PAID, else None.
+    ``change_signed``, ``fence_signed``: how many of the entry's blanks (which only its payment gets signed) and of its
+    fence's outputs the mint has signed; asked where the inputs are gone and the quote does not say PAID, else None.
     ``forbidden`` says for each outcome why it may not be chosen, None: it may.
     """
 
@@ -72,7 +72,8 @@ class Sight:
     forbidden: Mapping[ResolveAs, str | None]
     may_run: bool = False
     quote_refused: bool = False
-    signed: int | None = None
+    change_signed: int | None = None
+    fence_signed: int | None = None
 
 
 async def look(recovery: Recovery, melt: Melt) -> Sight:
@@ -83,7 +84,8 @@ async def look(recovery: Recovery, melt: Melt) -> Sight:
     quote: MeltQuote | None = None
     quote_error = states_error
     withheld = quote_refused = False
-    signed: int | None = None
+    change_signed: int | None = None
+    fence_signed: int | None = None
     may_run = not rules.answered_or_late(melt, recovery.clock.now(), recovery.policy.patience)
     if mint is not None:
         try:
@@ -101,7 +103,8 @@ async def look(recovery: Recovery, melt: Melt) -> Sight:
                 states, states_error = await _again(mint, melt, states)
         gone = states is not None and set(states.values()) == {MintState.SPENT}
         if melt.is_open and gone and (quote is None or quote.state is not QuoteState.PAID):
-            signed = await _signed(recovery, mint, melt)
+            change_signed = await _signed(recovery, mint, melt.blanks)
+            fence_signed = await _signed(recovery, mint, None if melt.fence is None else melt.fence.outputs)
     asked = Sight(
         asked_at=recovery.clock.now(),
         states=states,
@@ -112,22 +115,22 @@ async def look(recovery: Recovery, melt: Melt) -> Sight:
         forbidden={},
         may_run=may_run,
         quote_refused=quote_refused,
-        signed=signed,
+        change_signed=change_signed,
+        fence_signed=fence_signed,
     )
     return replace(asked, forbidden={outcome: forbidden(outcome, melt, asked) for outcome in ResolveAs})
 
 
-async def _signed(recovery: Recovery, mint: Mint, melt: Melt) -> int | None:
-    """How many of the blanks, and of a fence's outputs, the mint has signed; None where it could not be asked."""
-    plans = [melt.blanks, None if melt.fence is None else melt.fence.outputs]
-    found = 0
+async def _signed(recovery: Recovery, mint: Mint, plan: OutputPlan | None) -> int | None:
+    """How many of these outputs the mint has signed; None where it could not be asked, 0 where it can't tell (no NUT-09)."""
+    if plan is None:
+        return 0
     try:
-        for plan in plans:
-            if plan is not None:
-                found += len(await mint.restore(recovery.outputs.blinded(plan)))
+        return len(await mint.restore(recovery.outputs.blinded(plan)))
+    except MintRejected:
+        return 0
     except MintError:
         return None
-    return found
 
 
 async def _again(

@@ -64,9 +64,7 @@ def active_keyset(keysets: Mapping[KeysetId, Keyset], unit: str) -> Keyset:
     return min(active, key=lambda keyset: (keyset.input_fee_ppk, keyset.id))
 
 
-async def load_proofs(
-    store: Store, threads: StoreThreads, melt: Melt, refs: Sequence[InputRef]
-) -> tuple[Proof, ...]:
+async def load_proofs(store: Store, threads: StoreThreads, melt: Melt, refs: Sequence[InputRef]) -> tuple[Proof, ...]:
     """
     The proofs that ``refs`` of ``melt`` name, in order, as its entry keeps them.
 

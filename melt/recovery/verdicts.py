@@ -74,7 +74,7 @@ def _never_sent(outcome: ResolveAs, melt: Melt, sight: Sight) -> str | None:
 
 def _unproven(sight: Sight, *, paid: bool) -> str | None:
     """What is settled is called paid: something must show it."""
-    if paid or sight.signed:
+    if paid or sight.change_signed:
         return None
     return (
         "nothing shows that the invoice was paid: the mint does not call it so and has signed no change; give the payee's "
@@ -87,10 +87,12 @@ def _perhaps_paid(sight: Sight, *, paid: bool) -> str | None:
         return "the mint calls the invoice PAID: that is no unknown outcome"
     if sight.quote is None and not sight.quote_refused:
         return "the mint does not say what became of the quote; try again when it answers"
-    if sight.signed is None:
+    if sight.change_signed is None or sight.fence_signed is None:
         return "the mint does not say whether it has signed outputs of this melt; try again when it answers"
-    if sight.signed:
-        return f"the mint has signed {sight.signed} outputs of this melt: it was our request that took the inputs"
+    if sight.change_signed:
+        return "the mint has signed change of this melt: it was our payment that took the inputs, so it is settled"
+    if sight.fence_signed:
+        return "the mint has signed a fencing swap of this melt: nothing was paid, and it is released by itself"
     return None
 
 

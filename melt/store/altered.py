@@ -246,7 +246,9 @@ def record_altered(
     if not findings:
         return
     write_findings(collections, session, findings, now)
-    over = [discrepancy_id(finding) for finding, one in zip(findings, altered, strict=True) if one.written or one.deleted]
+    over = [
+        discrepancy_id(finding) for finding, one in zip(findings, altered, strict=True) if one.written or one.deleted
+    ]
     if over:
         closing = close_update(DiscrepancyState.CORRECTED, now)
         collections.discrepancies.update_many({"_id": {"$in": over}}, closing, session=session)

@@ -275,13 +275,13 @@ def check_books(melt: Melt, *, change: int, shortfall: int, fees_paid: int) -> N
 
     A mint may give more than it had to (change above what was overpaid, an input fee that it did not take); then
     nothing may be booked as a fee or as missing. Where inputs are gone and nobody knows whether it was paid, nothing is
-    booked but change that came back: all else is :attr:`melt.model.Melt.unaccounted`. Raises :class:`melt.errors.InvariantBroken`.
+    booked but change that came back: all else is ``unaccounted``. Raises :class:`melt.errors.InvariantBroken`.
     """
     if min(change, shortfall, fees_paid) < 0:
         msg = f"melt {melt.id} would settle with a negative amount"
         raise InvariantBroken(msg)
     if melt.inputs_gone:
-        if shortfall or fees_paid or change > melt.inputs_amount:
+        if shortfall or fees_paid or change + melt.unaccounted != melt.inputs_amount:
             msg = f"melt {melt.id} books a payment that nobody knows of (I5)"
             raise InvariantBroken(msg)
         return

@@ -157,6 +157,7 @@ def _read_melt(document: Document) -> Melt:
         fees_paid=_int_or_none(get("fees_paid")),
         swap_fee=int(get("swap_fee", 0)),
         shortfall=int(get("shortfall", 0)),
+        unaccounted=int(get("unaccounted", 0)),
         keep_token_ids=_token_ids(get("keep_token_ids", ())),
         keep_amount=int(get("keep_amount", 0)),
         change_token_id=None if get("change_token_id") is None else TokenId(document["change_token_id"]),

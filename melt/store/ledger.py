@@ -213,7 +213,9 @@ class Ledger:
 
     def is_ours(self, token: Token) -> bool:
         """Whether the document carries the reservation of the entry that this operation belongs to."""
-        return self._melt_id is not None and token.reservation is not None and token.reservation.melt_id == self._melt_id
+        return (
+            self._melt_id is not None and token.reservation is not None and token.reservation.melt_id == self._melt_id
+        )
 
     def unreserve(self, held: Held) -> None:
         """Take our reservation off a document whose status stays as another writer has set it."""

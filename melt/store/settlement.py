@@ -147,6 +147,7 @@ class Settlement(AtomicMelts):
             changes: dict[str, object] = {
                 "resolution": decision,
                 "fees_paid": None,
+                "unaccounted": melt.inputs_amount,
                 "error_code": Code.OUTCOME_UNKNOWN.value,
                 "error_detail": "the inputs are gone, and nobody knows whether the invoice was paid",
                 **self._altered(session, melt, ending),
