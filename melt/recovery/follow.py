@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from melt.events import CriticalEvents
-    from melt.model import KeysetId, Melt, MeltQuote, MintAlias, Resolution, Y
+    from melt.model import KeysetId, Melt, MeltId, MeltQuote, MintAlias, Resolution, Y
     from melt.ports import Clock, Mint, Outputs, Store, StoreThreads, Telemetry
     from melt.recovery.signatures import Change
 
@@ -77,6 +77,8 @@ class Recovery:
     events: CriticalEvents
     policy: RecoveryPolicy
     counters: FreshCounters = field(default_factory=FreshCounters)
+    waits: dict[MeltId, str] = field(default_factory=dict)
+    """What each entry waited for at its last look that changed nothing; for whoever tells of it."""
 
     async def fresh_counters(self, mint: Mint, keyset_id: KeysetId) -> None:
         """Before counters of a keyset are taken: see :mod:`melt.recovery.counters`."""
@@ -95,6 +97,7 @@ class Recovery:
         if mint is None:
             raise MintRejected(f"mint {melt.mint!r} is no longer configured, but an open melt needs it")
         before = melt.state
+        self.waits.pop(melt.id, None)
         match melt.state:
             case MeltState.RESERVED | MeltState.READY:
                 after = await self.never_sent(mint, melt)
@@ -200,7 +203,8 @@ class Recovery:
         decision = rules.decide(melt, states, quote, now=asked_at, patience=self.policy.patience)
         following = MeltState.HELD if melt.state is MeltState.HELD else MeltState.PENDING
         match decision:
-            case rules.Wait(forget=forget):
+            case rules.Wait(reason=reason, forget=forget):
+                self.waits[melt.id] = reason
                 seen_before = melt.clear_since is not None or melt.contradiction_since is not None
                 if melt.state is MeltState.HELD or not (melt.state is MeltState.MELTING or (forget and seen_before)):
                     return melt

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from pymongo.client_session import ClientSession
 
-    from melt.model import InputRef, Melt, TokenId, Y
+    from melt.model import InputRef, Melt, Token, TokenId, Y
     from melt.store.connect import Collections, Document
     from melt.store.ledger import Ledger
 
@@ -165,7 +165,7 @@ class Ending:
         written: bool = False,
     ) -> None:
         """Remember a document that is not as it was reserved."""
-        what = _what(self.melt, found, ys)
+        what = what_changed(self.melt, found.token if isinstance(found, Held) else found, ys)
         if not what:
             return
         amounts = {ref.y: ref.amount for ref in self.melt.inputs}
@@ -186,13 +186,13 @@ class Ending:
         )
 
 
-def _what(melt: Melt, found: Held | MalformedToken | None, ys: frozenset[Y]) -> list[str]:
-    """In what a document is not as the entry had reserved it, in words."""
-    if found is None:
+def what_changed(melt: Melt, token: Token | MalformedToken | None, ys: frozenset[Y]) -> list[str]:
+    """In what a document (None: it is gone) is not as the entry had reserved it, in words."""
+    if token is None:
         return ["it was deleted"]
-    if isinstance(found, MalformedToken):
-        return [f"it can't be read any more ({'; '.join(found.reasons)})"]
-    token, said = found.token, list[str]()
+    if isinstance(token, MalformedToken):
+        return [f"it can't be read any more ({'; '.join(token.reasons)})"]
+    said: list[str] = []
     if token.reservation is None:
         said.append(f"the reservation was taken off it, and it says {token.status}")
     elif token.reservation.melt_id != melt.id:

@@ -208,6 +208,7 @@ class Ledger:
         else:
             update["$unset"] = {"reservation": ""}
         self._compare_and_set(held, update)
+        self.writes += 1
         self.entries.append(entry)
         return rest
 
@@ -227,7 +228,6 @@ class Ledger:
         if self._c.tokens.update_one(present, update, session=self._session).modified_count != 1:
             msg = f"token {held.token.id} was moved by somebody else"
             raise LostRace(msg)
-        self.writes += 1
 
     def store_new(
         self,

@@ -45,6 +45,7 @@ REV_MAX = 250
 """Writes of one journal entry; more means that it goes in circles."""
 OF_A_MELT = (
     EventType.DB_FAILURE_AFTER_MINT_SUCCESS,
+    EventType.MELT_STUCK,
     EventType.QUOTE_PAID_INPUTS_UNSPENT,
     EventType.QUOTE_UNPAID_INPUTS_SPENT,
 )
@@ -353,7 +354,9 @@ class Books:
             spent += melt.swap_fee
             if melt.kind is JournalKind.RECLAIM and melt.state is MeltState.SETTLED:
                 before += melt.inputs_amount
-            if melt.kind is JournalKind.MELT and melt.state is MeltState.SETTLED:
+            if melt.inputs_gone:
+                spent += melt.unaccounted
+            elif melt.kind is JournalKind.MELT and melt.state is MeltState.SETTLED:
                 before += max(0, melt.change_amount - melt.overpaid)  # a mint that gives too much
                 spent += melt.amount + (melt.fees_paid or 0) + melt.input_fee + melt.shortfall
         self.require(
