@@ -95,6 +95,8 @@ def classify(token: Token, states: Mapping[Y, MintState], context: Context) -> t
 
 
 def _state_verdict(token: Token, state: MintState, proofs: Sequence[Proof], context: Context) -> Verdict | None:
+    if token.reservation is not None and context.reservation_live:
+        return None  # whatever another writer has called it meanwhile: the melt's own recovery decides
     match token.status:
         case TokenStatus.UNSPENT:
             return _unspent(state, proofs)
@@ -134,8 +136,6 @@ def _unspent(state: MintState, proofs: Sequence[Proof]) -> Verdict | None:
 
 def _pending(token: Token, state: MintState, proofs: Sequence[Proof], context: Context) -> Verdict | None:
     if token.reservation is not None:
-        if context.reservation_live:
-            return None  # the melt's own recovery decides
         return _verdict(
             DriftType.RESERVATION_ORPHANED,
             _pending_action(token, state, context),

@@ -60,7 +60,7 @@ async def choose(
     """
     Choose proofs of ``tokens`` worth ``need`` after input fees.
 
-    Left out: documents with open HIGH or CRITICAL drift, locked proofs, keysets that the mint does not list or that
+    Left out: documents with open HIGH or CRITICAL drift, those that an open melt has reserved, locked proofs, keysets that the mint does not list or that
     are of another unit, a secret's second appearance, and ``excluded``.
 
     Raises:
@@ -72,10 +72,15 @@ async def choose(
         await threads(lambda: store.open_discrepancies_of(ids, [Severity.HIGH, Severity.CRITICAL])) if ids else ()
     )
     blocked = {record.token_id for record in open_drift}
+    # Another writer may call a document unspent that an open melt has reserved.
+    marked = [token.reservation.melt_id for token in tokens if token.reservation is not None]
+    live = await threads(lambda: store.live_melt_ids(marked)) if marked else frozenset()
     pool: list[tuple[Token, Proof]] = []
     seen: set[Y] = set(excluded)
     blocked_amount = 0
     for token in tokens:
+        if token.reservation is not None and token.reservation.melt_id in live:
+            continue
         for proof in token.proofs:
             keyset = keysets.get(proof.keyset_id)
             if proof.y in seen or proof.is_locked or keyset is None or keyset.unit != unit:

@@ -209,13 +209,9 @@ class AtomicMelts(Melts):
             ledger.move(held, TokenStatus.SPENT, reason=SPENT)
 
     def _refuse_reserved(self, session: ClientSession, held: Held) -> None:
-        if held.token.reservation is not None and self._is_live(session, held.token.reservation.melt_id):
+        if self._is_reserved(session, held.token):
             msg = f"token {held.token.id} is reserved by an open melt"
             raise LostRace(msg)
-
-    def _is_live(self, session: ClientSession, melt_id: MeltId) -> bool:
-        found = self._one({"_id": str(melt_id)}, session)
-        return found is not None and found.is_open
 
     def _result_of(self, operation_id: str) -> AtomicResult:
         """What an earlier run did, from its audit entries."""

@@ -200,7 +200,7 @@ class Melts(Core):
         proofs: list[Document] = []
         for held in ledger.load(wanted):
             check_owner(melt, held.token.npub, held.token.mint_url, held.token.id)
-            if held.token.status is not TokenStatus.UNSPENT or held.token.reservation is not None:
+            if held.token.status is not TokenStatus.UNSPENT or self._is_reserved(session, held.token):
                 msg = f"token {held.token.id} is {held.token.status} and can't be reserved"
                 raise LostRace(msg)
             check_amounts(melt.inputs, {proof.y: proof.amount for proof in held.token.proofs}, held.token.id)
@@ -227,6 +227,14 @@ class Melts(Core):
             melt, keep_token_ids=(*melt.keep_token_ids, *kept), keep_amount=melt.keep_amount + keep_amount
         )
         return reserved, proofs
+
+    def _is_reserved(self, session: ClientSession, token: Token) -> bool:
+        """Whether an open entry has reserved it: the mark of one that has ended, brought back by another writer, is none."""
+        return token.reservation is not None and self._is_live(session, token.reservation.melt_id)
+
+    def _is_live(self, session: ClientSession, melt_id: MeltId) -> bool:
+        found = self._one({"_id": str(melt_id)}, session)
+        return found is not None and found.is_open
 
     def _raw_inputs(self, session: ClientSession, melt: Melt) -> list[Document]:
         """The inputs' raw proofs, from their documents."""

@@ -175,7 +175,8 @@ class ModelJournal(ModelLeases):
         rests: list[tuple[Owner, tuple[Proof, ...]]] = []
         for token in ledger.load(wanted):
             _check_owner(melt, token)
-            if token.status is not TokenStatus.UNSPENT or token.reservation is not None:
+            reserved = token.reservation is not None and self._is_live(token.reservation.melt_id)
+            if token.status is not TokenStatus.UNSPENT or reserved:
                 raise LostRace(f"token {token.id} is {token.status} and can't be reserved")
             amounts = {proof.y: proof.amount for proof in token.proofs}
             if any(amounts.get(r.y, r.amount) != r.amount for r in melt.inputs if r.token_id == token.id):

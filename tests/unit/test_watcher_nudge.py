@@ -84,6 +84,7 @@ async def test_a_nudge_does_not_make_the_pace_quick_again():
     parts = Parts()
     await parts.round()
     parts.watcher.nudge(parts.melt.id)
+    parts.at += 1
     await parts.round()
     # Two looks that found nothing: 10 * 2 ** 2 seconds to the third.
     parts.at += 39
@@ -102,6 +103,7 @@ async def test_a_nudge_during_a_look_leads_to_another_one():
     parts.hold.set()
     for _ in range(5):
         await asyncio.sleep(0)
+    parts.at += 1
     await parts.round()
     assert len(parts.looks) == 2
 
