@@ -200,7 +200,11 @@ def test_an_invoice_whose_inputs_are_gone_is_never_tried_again(system: System) -
 
     again = system.daemon.melt(owner, "main", invoice.invoice, key="another")
 
-    assert (again.status_code, again.json()["code"], again.json()["melt_id"]) == (409, "DUPLICATE_OPERATION", melt["id"])
+    assert (again.status_code, again.json()["code"], again.json()["melt_id"]) == (
+        409,
+        "DUPLICATE_OPERATION",
+        melt["id"],
+    )
     assert "proofs" not in system.db["meltd_melts"].find_one({"_id": melt["id"]})
 
 
