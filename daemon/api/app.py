@@ -30,6 +30,7 @@ from daemon.api.repairs import add_repairs
 from daemon.api.restore import add_restore
 from daemon.api.status import StatusAnswer
 from daemon.api.summaries import add_summaries
+from daemon.api.tokens import add_tokens
 from melt.errors import Code, MeltdError
 from melt.model import Actor, MeltId, MeltState, MintAlias, Y, normalise_mint_url
 from melt.reconcile import ReconcileScope
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
         RepairService,
         RestoreOperations,
         SummaryReads,
+        TokenService,
     )
     from melt.model import Melt
 
@@ -93,6 +95,7 @@ def build_api(
     plans: PlanDesk,
     cases: Casebook,
     restores: RestoreOperations | None = None,
+    tokens: TokenService | None = None,
 ) -> ASGIApp:
     """The whole application, with the gate in front."""
     app = FastAPI(
@@ -106,6 +109,7 @@ def build_api(
     limit, refuse = options.body_bytes_max, partial(_refuse_when, options)
     add_summaries(app, summaries)
     add_restore(app, restores, limit=limit, refuse=refuse, actor=_actor)
+    add_tokens(app, tokens, limit=limit, refuse=refuse, actor=_actor)
     add_repairs(app, repairs, actor_of=_actor, body_bytes_max=limit, refuse=refuse)
     add_plans(app, plans, body_bytes_max=limit, refuse_when_draining=refuse)
     add_cases(app, cases, body_bytes_max=limit, now=options.now)

@@ -20,6 +20,7 @@ from daemon.operations import DaemonOperations, Process
 from daemon.ports import Check
 from daemon.schedule import Schedule
 from daemon.supervisor import Supervisor
+from daemon.tokens import Tokens
 from melt.errors import StoreError, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -206,6 +207,14 @@ class Daemon:
             repairs=looking.repairs,
             plans=looking.planner,
             cases=looking.cases,
+            tokens=Tokens(
+                store=self.ground.store,
+                cases=self.ground.store,
+                threads=self.ground.threads,
+                mints=self.ground.mints,
+                clock=self.ground.clock,
+                entropy=self.ground.entropy,
+            ),
         )
         self._api = UnixServer(
             app, bound, connections_max=socket.max_connections, request_timeout_s=socket.idle_timeout_s

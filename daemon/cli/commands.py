@@ -10,6 +10,7 @@ import typer
 import daemon.cli.process
 import daemon.cli.restore
 import daemon.cli.summaries  # noqa: F401
+import daemon.cli.tokens
 from daemon.cli.asking import ask as _ask
 from daemon.cli.asking import client_of as _client
 from daemon.cli.asking import show as _show

@@ -28,6 +28,7 @@ from daemon.ports.plans import Casebook, PlanDesk
 from daemon.ports.repairs import Adoption, RepairProgress, RepairReport, RepairService
 from daemon.ports.restore import RestoreOperations
 from daemon.ports.summaries import SummaryReads
+from daemon.ports.tokens import MarkedToken, TokenService
 
 __all__ = [
     "Adoption",
@@ -37,6 +38,7 @@ __all__ = [
     "LeaseStatus",
     "LoopCounters",
     "LoopStatus",
+    "MarkedToken",
     "MeltEvidence",
     "MeltService",
     "MetricsPage",
@@ -54,4 +56,5 @@ __all__ = [
     "StatusReport",
     "SummaryReads",
     "TokenMention",
+    "TokenService",
 ]

@@ -188,8 +188,21 @@ class Store(Protocol):
         """All or nothing: sources spent, keep and change stored, journal moved to SETTLED where ``melt`` is given."""
         ...
 
-    def mark_tokens_spent(self, token_ids: Sequence[TokenId], *, operation_id: str, reason: str, actor: Actor) -> int:
-        """Whole documents to ``spent``, one transaction. Returns how many moved; those already spent are left."""
+    def mark_tokens_spent(
+        self,
+        token_ids: Sequence[TokenId],
+        *,
+        operation_id: str,
+        reason: str,
+        actor: Actor,
+        note: str | None = None,
+        reserved_too: bool = False,
+    ) -> int:
+        """
+        Whole documents to ``spent``, one transaction. Returns how many moved; those already spent are left.
+
+        What an open melt has reserved is refused unless ``reserved_too``. ``note`` stands in the audit beside the reason.
+        """
         ...
 
     # --- findings ---

@@ -156,19 +156,28 @@ class AtomicMelts(Melts):
         return self._result_of(operation_id)
 
     @store_method
-    def mark_tokens_spent(self, token_ids: Sequence[TokenId], *, operation_id: str, reason: str, actor: Actor) -> int:
+    def mark_tokens_spent(
+        self,
+        token_ids: Sequence[TokenId],
+        *,
+        operation_id: str,
+        reason: str,
+        actor: Actor,
+        note: str | None = None,
+        reserved_too: bool = False,
+    ) -> int:
         """
         See :meth:`melt.ports.Store.mark_tokens_spent`; a repeated operation moves nothing and answers 0.
 
-        Raises :class:`melt.errors.LostRace` for a document that is gone or reserved by an open melt, and
-        :class:`melt.errors.StoreError` with PROOF_STATE_INCONSISTENCY for a failed one.
+        Raises :class:`melt.errors.LostRace` for a document that is gone or (unless ``reserved_too``) reserved by an open
+        melt, and :class:`melt.errors.StoreError` with PROOF_STATE_INCONSISTENCY for a failed one.
         """
         if not 0 < len(token_ids) <= SOURCES_MAX:
             raise StoreError(Code.INVALID_REQUEST, f"1 to {SOURCES_MAX} token documents at a time")
         now = self._now()
 
         def work(session: ClientSession) -> int:
-            ledger = self._new_ledger(session, now=now, operation_id=operation_id, actor=actor)
+            ledger = self._new_ledger(session, now=now, operation_id=operation_id, actor=actor, note=note)
             ledger.begin()
             for held in ledger.load(token_ids):
                 if held.token.status is TokenStatus.SPENT:
@@ -176,8 +185,11 @@ class AtomicMelts(Melts):
                 if held.token.status is TokenStatus.FAILED:
                     detail = f"token {held.token.id} is failed, which is final"
                     raise StoreError(Code.PROOF_STATE_INCONSISTENCY, detail)
-                self._refuse_reserved(session, held)
-                ledger.move(held, TokenStatus.SPENT, reason=reason)
+                if not reserved_too:
+                    self._refuse_reserved(session, held)
+                # An open entry's mark stays: it must see that the document was its own.
+                mark = held.token.reservation if self._is_reserved(session, held.token) else None
+                ledger.move(held, TokenStatus.SPENT, reason=reason, reservation=mark)
             ledger.finish()
             return len(ledger.entries)
 

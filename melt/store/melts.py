@@ -429,10 +429,14 @@ class Melts(Core):
 
 
 def check_owner(melt: Melt, npub: str, mint_url: str, token_id: TokenId) -> None:
-    """Raises :class:`melt.errors.InvariantBroken` where a melt would touch another user's or another mint's token."""
+    """
+    Raises :class:`melt.errors.LostRace` where a melt would touch another user's or another mint's token.
+
+    It was the melt's own user's when it was chosen: another writer may have moved it since.
+    """
     if npub != melt.npub or normalise_mint_url(mint_url) != normalise_mint_url(melt.mint_url):
         msg = f"token {token_id} is not of the user and mint of melt {melt.id}"
-        raise InvariantBroken(msg)
+        raise LostRace(msg)
 
 
 def check_amounts(inputs: Sequence[InputRef], amounts: Mapping[Y, int], token_id: TokenId) -> None:

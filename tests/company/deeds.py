@@ -31,6 +31,8 @@ class Neighbour:
     owner: str
     fees: int = 0
     minted: int = 0
+    dropped: int = 0
+    """What it wrote over or deleted without having it anywhere else."""
     made: set[str] = field(default_factory=set)
     """Documents that it has stored."""
     touched: set[str] = field(default_factory=set)
@@ -89,6 +91,7 @@ def unspend(other: Neighbour, document: Document) -> None:
 def delete(other: Neighbour, document: Document) -> None:
     """A clean-up that deletes them."""
     other.delete(document)
+    other.dropped += int(document["total_amount"])
 
 
 def replace(other: Neighbour, document: Document) -> None:
@@ -114,6 +117,7 @@ def give_away(other: Neighbour, document: Document) -> None:
 def other_proofs(other: Neighbour, document: Document) -> None:
     """A service that writes other proofs in the place of ours."""
     proofs = other.mint(8)
+    other.dropped += int(document["total_amount"])
     other.set(document, proofs=proofs, total_amount=8)
 
 

@@ -507,7 +507,7 @@ def _owner_of(owned: Token | Melt) -> Owner:
 
 def _check_owner(melt: Melt, token: Token) -> None:
     if token.npub != melt.npub or normalise_mint_url(token.mint_url) != normalise_mint_url(melt.mint_url):
-        raise InvariantBroken(f"token {token.id} is not of the user and mint of melt {melt.id}")
+        raise LostRace(f"token {token.id} is not of the user and mint of melt {melt.id}")
 
 
 def _checked_plan(melt: Melt, plan: SwapPlan | None, proofs: Sequence[NewProof]) -> SwapPlan:
