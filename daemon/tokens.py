@@ -164,7 +164,8 @@ class Tokens:
             },
         )
         (record,) = await self.threads(lambda: self.store.record([finding]))
-        await self.threads(partial(self.cases.acknowledge, record.id, reason=reason, actor=actor))
+        if record.state in OPEN_DISCREPANCY:
+            await self.threads(partial(self.cases.acknowledge, record.id, reason=reason, actor=actor))
 
 
 def is_settling(record: Discrepancy) -> bool:

@@ -9,8 +9,8 @@ import typer
 
 import daemon.cli.process
 import daemon.cli.restore
-import daemon.cli.summaries  # noqa: F401
-import daemon.cli.tokens
+import daemon.cli.summaries
+import daemon.cli.tokens  # noqa: F401 - the commands register themselves
 from daemon.cli.asking import ask as _ask
 from daemon.cli.asking import client_of as _client
 from daemon.cli.asking import show as _show
