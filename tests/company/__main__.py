@@ -14,7 +14,7 @@ import shutil
 import sys
 import time
 from collections import Counter
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import structlog
 from pymongo import MongoClient
@@ -24,6 +24,9 @@ from tests.company.bench import Ended
 from tests.company.rows import all_rows, few_rows
 from tests.company.run import own_folder, run
 from tests.support.mint import MintProcess
+
+
+PROGRESS: Final = 100
 
 
 def main() -> int:
@@ -44,7 +47,13 @@ def main() -> int:
     if not options.verbose:
         structlog.configure(processors=[_drop])
 
+    done = 0
+
     def told(ended: Ended) -> None:
+        nonlocal done
+        done += 1
+        if done % PROGRESS == 0:
+            print(f"{done} of {len(rows)} rows", flush=True)
         if options.verbose or ended.problems:
             verdict = "; ".join(ended.problems) or "right"
             print(f"{ended.row.name}: {ended.state} {ended.decided or ''} {ended.seconds:.1f} s: {verdict}", flush=True)

@@ -40,7 +40,11 @@ def test_the_mint_is_asked_and_a_persons_word_decides(system: System) -> None:
     assert told["at_mint"] == {"UNSPENT": 1}
     assert token(system.db, document)["status"] == "spent"
     (entry,) = system.db["meltd_audit"].find({"token_id": document})
-    assert (entry["reason"], entry["note"], entry["actor"]["name"]) == ("marked_by_person", "paid out by hand", "socket")
+    assert (entry["reason"], entry["note"], entry["actor"]["name"]) == (
+        "marked_by_person",
+        "paid out by hand",
+        "socket",
+    )
     again = mark(system, document).json()["documents"][0]
     assert (again["marked"], again["status_before"]) == (False, "spent")
     assert system.db["meltd_audit"].count_documents({"token_id": document}) == 1
@@ -95,7 +99,13 @@ def test_the_command_line_says_what_the_mint_answered(system: System) -> None:
 
     def run(*more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [*command, *more], capture_output=True, text=True, check=False, timeout=60, env=env, stdin=subprocess.DEVNULL
+            [*command, *more],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+            env=env,
+            stdin=subprocess.DEVNULL,
         )
 
     without = run()

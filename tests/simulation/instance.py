@@ -40,6 +40,7 @@ class Tuning:
     swap_when_overpay_exceeds: int = 0
     pending_grace_s: float = 60.0
     confirm_after_s: float = 20.0
+    cap_share: float = 0.25
 
 
 class Died(Exception):
@@ -133,7 +134,7 @@ class Instance:
             entropy=entropy,
             telemetry=nobody,
             policy=ReconcilePolicy(pending_grace_s=tuning.pending_grace_s, confirm_after_s=tuning.confirm_after_s),
-            caps=Caps(CapPolicy()),
+            caps=Caps(CapPolicy(share_per_run=tuning.cap_share)),
             holder=life.holder,
         )
         self._watching = life.spawn(self._watch())

@@ -17,6 +17,7 @@ from typing import Any
 
 import melt.recovery.reclaim as reclaim_module
 import melt.saga.engine as engine_module
+from melt.caps import CapPolicy
 from melt.errors import Code, MeltdError
 from melt.invoice import Invoice
 from melt.model import (
@@ -36,6 +37,7 @@ from melt.model import (
 from melt.saga import MeltRequest
 from tests.simulation import logs
 from tests.simulation.books import Books, Violation
+from tests.simulation.company import keep_company
 from tests.simulation.instance import Died, Instance, Tuning
 from tests.simulation.lightning import Lightning
 from tests.simulation.model_ecash import ModelOutputs, fast_y
@@ -100,6 +102,8 @@ class World:
     spools: dict[str, SimSpool] = field(default_factory=dict)
     lies: bool = False
     wild: bool = False
+    accompanied: bool = False
+    """Another writer is at work on what melts have reserved."""
     crashes: int = 0
     started: int = 0
     users: list[str] = field(default_factory=list)
@@ -115,7 +119,14 @@ class World:
         self.lightning = Lightning(rng=rng, lies=self.lies, slow=self.wild)
         self.outputs = ModelOutputs(f"seed of {self.seed}")
         self.store = ModelStore(clock=self.clock, y_of=fast_y)
-        self.tuning = Tuning(swap_when_overpay_exceeds=rng.choice((0, 0, 1, 8)), post_grace_s=rng.choice((8.0, 15.0)))
+        # Not beside a mint that calls paid what it goes on honouring: such value may well come back.
+        self.accompanied = self.wild and not self.lies and rng.random() < 0.5
+        self.tuning = Tuning(
+            swap_when_overpay_exceeds=rng.choice((0, 0, 1, 8)),
+            post_grace_s=rng.choice((8.0, 15.0)),
+            # The other writer leaves more behind than a cap would let a tour put right.
+            cap_share=1.0 if self.accompanied else CapPolicy().share_per_run,
+        )
         self._make_mints()
         self.books = Books(
             store=self.store,
@@ -323,6 +334,8 @@ class World:
                     self.clients.append(self.loop.create_task(accident()))
             for _ in range(rng.randrange(3)):
                 self.clients.append(self.loop.create_task(self._sweep_sometime()))
+            if self.accompanied:
+                self.clients.append(self.loop.create_task(keep_company(self)))
         await self._until(lambda: False, STORM_S)
         await self._calm()
 
