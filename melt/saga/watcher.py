@@ -224,7 +224,7 @@ class Watcher:
     async def _look(self, melt: Melt) -> None:
         structlog.contextvars.bind_contextvars(melt_id=melt.id)
         due = self._due.setdefault(melt.id, _Due(at=0.0))
-        self._standing.arrived(melt, self._clock.monotonic())
+        got_on = self._standing.arrived(melt, self._clock.monotonic())  # by another hand, since the last look
         after = melt
         refused: BaseException | None = None
         try:
@@ -250,7 +250,7 @@ class Watcher:
             await self._recovery.events.resolve(EventType.MELT_HELD, f"melt:{melt.id}", reason="the melt has ended")
             return
         moved = after.rev != melt.rev
-        await self._tell_of_standing(after, refused)
+        await self._tell_of_standing(after, refused, got_on=got_on)
         now = self._clock.monotonic()
         due.looks = 0 if moved else due.looks + 1
         due.at, due.looked_at = now + self._delay(after, due.looks, moved=moved), now
@@ -258,10 +258,10 @@ class Watcher:
         if nudged is not None and nudged is not due:  # while we looked: it keeps the least distance all the same
             nudged.at, nudged.looked_at = max(nudged.at, now + self._policy.look_min_s), now
 
-    async def _tell_of_standing(self, melt: Melt, refused: BaseException | None) -> None:
+    async def _tell_of_standing(self, melt: Melt, refused: BaseException | None, *, got_on: bool) -> None:
         """The event of an entry that does not get on, at each look; resolved when it gets on after all."""
         now, subject = self._clock.monotonic(), f"melt:{melt.id}"
-        if self._standing.arrived(melt, now):
+        if self._standing.arrived(melt, now) or got_on:
             await self._recovery.events.resolve(
                 EventType.MELT_STUCK, subject, reason=f"it has got on: {melt.state.value}"
             )

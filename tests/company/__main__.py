@@ -25,7 +25,6 @@ from tests.company.rows import all_rows, few_rows
 from tests.company.run import own_folder, run
 from tests.support.mint import MintProcess
 
-
 PROGRESS: Final = 100
 
 

@@ -94,9 +94,14 @@ def all_rows() -> tuple[Row, ...]:
 
 
 def few_rows() -> tuple[Row, ...]:
-    """A selection that the tests run: every point, every story and every deed, each of them at least twice."""
-    rows = all_rows()
-    return tuple(row for number, row in enumerate(rows) if number % 29 == 0)
+    """A selection that the tests run: each point in each of its stories once, with one deed after the other."""
+    left = list(all_rows())
+    chosen: list[Row] = []
+    for number, (point, story) in enumerate((point, story) for point, stories in POINTS.items() for story in stories):
+        fitting = [row for row in left if row.point == point and row.story is story and row.kills is (number % 4 == 3)]
+        seen = [row.deed for row in chosen]
+        chosen.append(min(fitting, key=lambda row: (seen.count(row.deed), row.scope == "one")))
+    return tuple(chosen)
 
 
 def _makes_sense(point: str, story: Story, deed: str) -> bool:

@@ -17,17 +17,19 @@ from melt.model import Token, TokenStatus
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-DEEDS_MAX: Final = 12
+LOOKS: Final = 120
+"""How often it looks for something to do."""
 
 
 async def keep_company(world: World) -> None:
     """Now and then, while the storm lasts, something to one document or to all of one melt."""
-    for _ in range(DEEDS_MAX):
-        await asyncio.sleep(world.rng.choice((0.01, 0.1, 1.0)) * world.rng.random())
-        while world.storm and not (found := _reserved(world)):
-            await asyncio.sleep(0.02 + world.rng.random() * 0.2)
+    for _ in range(LOOKS):
+        await asyncio.sleep(world.rng.choice((0.02, 0.2, 2.0)) * world.rng.random())
+        found = _reserved(world)
         if not world.storm:
             return
+        if not found:
+            continue
         deed = world.rng.choice(tuple(DEEDS))
         first = world.rng.choice(found)
         same = [token for token in found if token.reservation == first.reservation]
