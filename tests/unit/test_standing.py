@@ -89,12 +89,15 @@ async def _nothing(*_: Any, **__: Any) -> None:
     return None
 
 
-async def test_five_equal_refusals_are_told_with_their_reason_and_looked_at_ever_more_seldom():
+@pytest.mark.parametrize("refusal", [REFUSAL, LostRace("token x was moved by somebody else"), ValueError("a bug")])
+async def test_five_equal_refusals_are_told_with_their_reason_and_looked_at_ever_more_seldom(
+    refusal: Exception,
+) -> None:
     parts = Parts()
-    parts.step = REFUSAL
+    parts.step = refusal
     await parts.run(60)
     told = parts.open[EventType.MELT_STUCK]
-    assert "no active keyset" in told["detail"]
+    assert str(refusal) in told["detail"]
     assert told["requires_manual_intervention"] is True
     assert told["evidence"]["refusals"] >= 5
     await parts.run(4 * 3600)
