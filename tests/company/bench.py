@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tests.support.mint import MintProcess
 
 AMOUNT: Final = 100
-PATIENT_S: Final = 30.0
+PATIENT_S: Final = 90.0
 REQUESTS_OF_A_PAYMENT: Final = 30
 """What a payment, its swap, its fence and a person's decision ask the mint in all; beyond it, one a second at most."""
 TRIES: Final = 5
