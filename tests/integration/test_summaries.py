@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from bson import Decimal128, ObjectId
 
 from melt.drift import SEVERITIES
-from melt.model import (
-    Actor,
-    Resolution,
-    ResolveAs,
-)
+from melt.model import Action, Actor, DriftType, Finding, MeltState, MintAlias, PostOutcome, Resolution, ResolveAs
+from melt.summary import Tally, day_of
+from tests.support.store import MINT_URL, fake_proof, insert_token, insert_wallet, make_melt, new_proof, npub
 
+if TYPE_CHECKING:
+    from pymongo.database import Database
+
+    from melt.model import DaySummary, Holding
+    from melt.ports import SummaryStore
+    from melt.store import MongoStore
+
+MAIN = MintAlias("m")
 NOW = datetime.now(UTC)
 SINCE, UNTIL = NOW - timedelta(hours=1), NOW + timedelta(hours=1)
 
