@@ -537,6 +537,6 @@ MUTANTS: Final = (
         file="melt/saga/watcher.py",
         old="            soonest = max(self._clock.monotonic(), due.looked_at + self._policy.look_min_s)\n",
         new="            soonest = self._clock.monotonic()\n",
-        suites=(STANDING,),
+        suites=(("tests/unit/test_watcher_nudge.py",),),
     ),
 )
