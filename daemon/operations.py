@@ -137,14 +137,22 @@ class DaemonOperations:
         about = tuple(event for event in events if event.subject == f"melt:{melt_id}")
         return MeltEvidence(melt=melt, sight=sight, events=about, audit=audit)
 
-    async def resolve_melt(self, *, melt_id: MeltId, outcome: ResolveAs, reason: str, actor: Actor) -> Melt | None:
-        """Carry out a person's decision about a HELD melt."""
+    async def resolve_melt(
+        self, *, melt_id: MeltId, outcome: ResolveAs, reason: str, actor: Actor, preimage: str | None = None
+    ) -> Melt | None:
+        """Carry out a person's decision about an open melt."""
         async with self._resolving:
             melt = await self.threads(partial(self.store.melt, melt_id))
             if melt is None:
                 return None
             after = await resolve(
-                self.recovery, melt, outcome, reason=reason, actor=actor, holder=self.process.instance_id
+                self.recovery,
+                melt,
+                outcome,
+                reason=reason,
+                actor=actor,
+                holder=self.process.instance_id,
+                preimage=preimage,
             )
         self.on_resolved(after)
         self.on_event()

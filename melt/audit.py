@@ -15,6 +15,7 @@ one's entries and is known to be done already. The operations are
 ``<melt id>:swap``                    T2: a swap's inputs spent, its outputs stored
 ``<transaction id>:melt``             T3: inputs spent, keep and change stored
 ``<melt id>:fence``, ``:reclaim``     the other swaps
+``<melt id>:gone``                     its inputs are gone, and nobody knows whether it was paid
 ``<melt id>:release``                 inputs given back
 ``<discrepancy id>#<occurrence>``     one correction
 ``repair:<digest of its steps>``      one batch of a repair of the double count (ADR 13)
@@ -33,7 +34,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from melt.errors import InvariantBroken
-from melt.model import TOKEN_MOVES, AuditEntry
+from melt.model import RESERVED_MOVES, TOKEN_MOVES, AuditEntry
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -71,6 +72,11 @@ def release_operation(melt_id: MeltId) -> str:
     return f"{melt_id}:release"
 
 
+def gone_operation(melt_id: MeltId) -> str:
+    """Of an end as *inputs gone, outcome unknown*."""
+    return f"{melt_id}:gone"
+
+
 def correction_operation(discrepancy_id: str, occurrence: int) -> str:
     """Of one correction of one occurrence of a discrepancy."""
     return f"{discrepancy_id}#{occurrence}"
@@ -98,14 +104,17 @@ def status_change(
     discrepancy_id: str | None = None,
     note: str | None = None,
     fence: Fence | None = None,
+    reserved: bool = False,
 ) -> AuditEntry:
     """
     The entry of one status change.
 
-    ``amount`` and ``ys`` are of the proofs that the document holds afterwards. Raises
-    :class:`melt.errors.InvariantBroken` for a move that :data:`melt.model.TOKEN_MOVES` forbids.
+    ``amount`` and ``ys`` are of the proofs that the document holds afterwards. ``reserved`` tells that it carries the
+    reservation of ``melt_id``. Raises :class:`melt.errors.InvariantBroken` for a move that
+    :data:`melt.model.TOKEN_MOVES` (or, reserved, :data:`melt.model.RESERVED_MOVES`) forbids.
     """
-    if from_status is not None and to_status not in TOKEN_MOVES[from_status]:
+    moves = RESERVED_MOVES if reserved and melt_id is not None else TOKEN_MOVES
+    if from_status is not None and to_status not in moves[from_status]:
         msg = f"token {token_id} can't go from {from_status} to {to_status}"
         raise InvariantBroken(msg)
     return AuditEntry(

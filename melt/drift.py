@@ -39,6 +39,7 @@ SEVERITIES: Final[dict[DriftType, Severity]] = {
     DriftType.UNKNOWN_KEYSET: Severity.MEDIUM,
     DriftType.KEYSET_EXPIRING: Severity.LOW,
     DriftType.RESERVATION_ORPHANED: Severity.MEDIUM,
+    DriftType.RESERVED_TOKEN_CHANGED: Severity.LOW,
     DriftType.MINT_UNCONFIGURED: Severity.LOW,
     DriftType.MINT_STATE_REGRESSED: Severity.CRITICAL,
     DriftType.QUOTE_PAID_INPUTS_UNSPENT: Severity.CRITICAL,
@@ -100,6 +101,8 @@ def classify(token: Token, states: Mapping[Y, MintState], context: Context) -> t
 
 
 def _state_verdict(token: Token, state: MintState, proofs: Sequence[Proof], context: Context) -> Verdict | None:
+    if token.reservation is not None and context.reservation_live:
+        return None  # whatever another writer has called it meanwhile: the melt's own recovery decides
     match token.status:
         case TokenStatus.UNSPENT:
             return _unspent(token, state, proofs)
@@ -150,8 +153,6 @@ def _redeemed(proofs: Sequence[Proof]) -> Verdict:
 
 def _pending(token: Token, state: MintState, proofs: Sequence[Proof], context: Context) -> Verdict | None:
     if token.reservation is not None:
-        if context.reservation_live:
-            return None  # the melt's own recovery decides
         return _verdict(
             DriftType.RESERVATION_ORPHANED,
             _pending_action(token, state, context),

@@ -37,6 +37,7 @@ COMMITTING: Final = frozenset(
         "expire_plans",
         "finish_ending",
         "finish_fence",
+        "finish_gone",
         "finish_reclaim",
         "finish_swap",
         "holders",

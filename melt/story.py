@@ -155,6 +155,13 @@ def _journal(melts: Sequence[Melt]) -> Iterator[Line]:
             yield Line(at=melt.contradiction_since, text=f"the mint contradicted itself about {name}{what}")
         if melt.clear_since is not None:
             yield Line(at=melt.clear_since, text=f"the mint called the quote of {name} unpaid and its inputs unspent")
+        for one in melt.altered:
+            dated = f", last on {_date(one.changed_at)} by its own date" if one.changed_at is not None else ""
+            text = (
+                f"meltd saw that another writer had changed document {one.token_id}, which {name} had reserved{dated}: "
+                f"{_plain(one.what)}; {_plain(one.done)}"
+            )
+            yield Line(at=one.seen_at, text=text)
         if melt.resolution is not None:
             decided = melt.resolution
             text = f'a person{_by(decided.actor)} decided that {name} is {decided.outcome}: "{_plain(decided.reason)}"'
@@ -175,6 +182,11 @@ def _end(melt: Melt) -> str:
         return f"{name} ended: it {what}{why}"
     if melt.kind is JournalKind.RECLAIM:
         return f"{name} ended: {melt.keep_amount} {unit} came back as new proofs, for a fee of {melt.swap_fee} {unit}"
+    if melt.inputs_gone:
+        return (
+            f"{name} ended without an answer: its inputs, {melt.inputs_amount} {unit}, are gone at the mint, nobody knows whether "
+            f"the invoice was paid, and it stays claimed so that it is never paid twice"
+        )
     parts = [f"{melt.amount} {unit} paid", f"{melt.fees_paid or 0} {unit} Lightning fee"]
     if melt.input_fee or melt.swap_fee:
         parts.append(f"{melt.input_fee + melt.swap_fee} {unit} of fees to the mint")
@@ -251,6 +263,9 @@ _REASONS: Final = {
     "melt_released_spent": "the melt is over, and the mint had taken these proofs",
     "correction_split": "split off, because only a part of its document had to be corrected",
     "reclaimed": "value brought back by a swap",
+    "melt_returned": "put back, because another writer had dropped their document while it was reserved and nothing was paid",
+    "melt_freed": "given back, because another writer had put other proofs in the place of the reserved ones",
+    "melt_inputs_gone": "the mint has taken these proofs, and nobody knows what for",
 }
 
 
@@ -325,6 +340,10 @@ def _by(actor: Actor) -> str:
     if actor.uid is not None:
         return f" by uid {actor.uid}"
     return f" by the {_plain(actor.name)}" if actor.name else ""
+
+
+def _date(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def _proofs(count: int) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from melt.model import Activity, DaySummary
 
@@ -32,13 +32,18 @@ def bounds(day: str) -> tuple[datetime, datetime]:
     return start, start + timedelta(days=1)
 
 
+_NUMBERS: Final = (
+    "melts", "paid", "lightning_fees", "input_fees", "shortfall", "unaccounted", "reclaimed", "in_question",
+)  # fmt: skip
+
+
 def added(parts: Iterable[Activity]) -> Activity:
     """Everybody's activity in one; all of one unit."""
     found: dict[str, int] = defaultdict(int)
     mended: dict[str, int] = defaultdict(int)
     numbers: dict[str, int] = defaultdict(int)
     for part in parts:
-        for name in ("melts", "paid", "lightning_fees", "input_fees", "shortfall", "reclaimed", "in_question"):
+        for name in _NUMBERS:
             numbers[name] += getattr(part, name)
         for sums, counts in ((found, part.found), (mended, part.mended)):
             for kind, count in counts.items():

@@ -50,7 +50,7 @@ class PaymentResult(StrEnum):
     PENDING = "PENDING"
     FAILED = "FAILED"
     UNKNOWN = "UNKNOWN"
-    """The evidence contradicts itself; the melt is HELD and a CRITICAL event is open."""
+    """The evidence contradicts itself: the melt is HELD with a CRITICAL event, or a person ended it as *inputs gone*."""
 
 
 class AtomicResultAnswer(Answer):
@@ -72,6 +72,17 @@ class MeltErrorAnswer(Answer):
     detail: str | None
 
 
+class AlteredAnswer(Answer):
+    """A document that another writer changed while the melt had reserved it: in what, and what was done instead."""
+
+    token_id: str
+    what: str
+    done: str
+    amount: int = Field(description="What the melt's inputs in it were worth.")
+    changed_at: datetime | None = Field(description="The document's own date.")
+    seen_at: datetime
+
+
 class MeltAnswer(Answer):
     """One melt. Amounts are integers in `unit`."""
 
@@ -85,11 +96,16 @@ class MeltAnswer(Answer):
     unit: str
     amount: int = Field(description="What the invoice asks for.")
     fee_reserve: int
-    paid_amount: int | None = Field(description="Null until it is known; 0 when nothing was paid.")
+    paid_amount: int | None = Field(
+        description="Null until it is known, and for good where the inputs are gone and nobody knows; 0 when nothing was paid."
+    )
     fees_paid: int | None = Field(description="Lightning fee.")
     input_fee: int = Field(description="The mint's fee for the inputs (NUT-02).")
     swap_fee: int
     shortfall: int = Field(description="Change that the mint owes and did not return.")
+    unaccounted: int = Field(
+        description="Went with inputs that are gone, where nobody knows whether the invoice was paid."
+    )
     change_amount: int = Field(description="Change that the mint returned.")
     quote_id: str | None
     payment_hash: str | None
@@ -100,11 +116,12 @@ class MeltAnswer(Answer):
     updated_at: datetime
     ended_at: datetime | None
     error: MeltErrorAnswer | None
+    altered: list[AlteredAnswer] = Field(description="What other writers did to the reserved documents.")
 
     @classmethod
     def of(cls, melt: Melt) -> Self:
         settled = melt.state is MeltState.SETTLED
-        paid = settled and melt.kind is JournalKind.MELT
+        paid = bool(melt.paid_amount)
         duration = None if melt.ended_at is None else round((melt.ended_at - melt.created_at).total_seconds() * 1000)
         return cls(
             id=melt.id,
@@ -117,11 +134,12 @@ class MeltAnswer(Answer):
             unit=melt.unit,
             amount=melt.amount,
             fee_reserve=melt.fee_reserve,
-            paid_amount=melt.amount if paid else 0 if not melt.is_open else None,
+            paid_amount=melt.paid_amount,
             fees_paid=melt.fees_paid if settled else 0 if melt.state is MeltState.RELEASED else None,
             input_fee=melt.input_fee,
             swap_fee=melt.swap_fee,
             shortfall=melt.shortfall,
+            unaccounted=melt.unaccounted,
             change_amount=melt.change_amount,
             quote_id=melt.quote_id,
             payment_hash=melt.payment_hash,
@@ -132,6 +150,17 @@ class MeltAnswer(Answer):
             updated_at=melt.updated_at,
             ended_at=melt.ended_at,
             error=_melt_error(melt),
+            altered=[
+                AlteredAnswer(
+                    token_id=one.token_id,
+                    what=one.what,
+                    done=one.done,
+                    amount=one.amount,
+                    changed_at=one.changed_at,
+                    seen_at=one.seen_at,
+                )
+                for one in melt.altered[:EVIDENCE_ITEMS_MAX]
+            ],
         )
 
 
@@ -143,6 +172,8 @@ class MeltsAnswer(Answer):
 
 def payment_result(melt: Melt) -> PaymentResult:
     """The payment's fate as far as the journal knows it (I8: unknown is not failed)."""
+    if melt.inputs_gone:
+        return PaymentResult.UNKNOWN
     if melt.state is MeltState.SETTLED:
         return PaymentResult.PAID
     if melt.state is MeltState.RELEASED:

@@ -32,6 +32,7 @@ from daemon.api.repairs import add_repairs
 from daemon.api.restore import add_restore
 from daemon.api.status import StatusAnswer
 from daemon.api.summaries import add_summaries
+from daemon.api.tokens import add_tokens
 from melt.errors import Code, MeltdError
 from melt.model import Actor, MeltId, MeltState, MintAlias, Y, normalise_mint_url
 from melt.reconcile import ReconcileScope
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
         RepairService,
         RestoreOperations,
         SummaryReads,
+        TokenService,
     )
     from melt.model import Melt
 
@@ -99,6 +101,7 @@ def build_api(
     modes: ModeService,
     checks: CheckService,
     restores: RestoreOperations | None = None,
+    tokens: TokenService | None = None,
 ) -> ASGIApp:
     """The whole application, with the gate in front."""
     app = FastAPI(
@@ -112,6 +115,7 @@ def build_api(
     limit, refuse = options.body_bytes_max, partial(_refuse_when, options)
     add_summaries(app, summaries)
     add_restore(app, restores, limit=limit, refuse=refuse, actor=_actor)
+    add_tokens(app, tokens, limit=limit, refuse=refuse, actor=_actor)
     add_repairs(app, repairs, actor_of=_actor, body_bytes_max=limit, refuse=refuse)
     add_checks(app, checks, actor_of=_actor, body_bytes_max=limit, refuse=refuse)
     add_mode(app, modes, actor_of=_actor, body_bytes_max=limit, refuse=refuse)
@@ -174,12 +178,16 @@ def _add_decisions(app: FastAPI, operations: Operations, options: ApiOptions) ->
             raise MeltdError(Code.NOT_FOUND, "there is no melt with this id")
         return _json(EvidenceAnswer.of(found))
 
-    @app.post("/v1/melts/{id}/resolve", summary="Decide about a HELD melt")
+    @app.post("/v1/melts/{id}/resolve", summary="Decide about an open melt")
     async def resolve_melt(id: IdPath, request: Request) -> JSONResponse:  # noqa: A002 - the path's word
         body = await bodies.read(request, bodies.ResolveMeltBody, limit=options.body_bytes_max)
         _refuse_when(options)
         after = await operations.resolve_melt(
-            melt_id=MeltId(id), outcome=body.action, reason=body.reason, actor=_actor(request)
+            melt_id=MeltId(id),
+            outcome=body.action,
+            reason=body.reason,
+            actor=_actor(request),
+            preimage=body.preimage,
         )
         if after is None:
             raise MeltdError(Code.NOT_FOUND, "there is no melt with this id")
@@ -198,6 +206,17 @@ def _melt_response(melt: Melt, instance: str) -> JSONResponse:
             transaction_id=melt.transaction_id,
             melt_id=melt.id,
             hint="nothing was paid and the ecash is free again; to try again, use a new Idempotency-Key",
+        )
+        return problems.answer(body)
+    if melt.inputs_gone:
+        body = problems.document(
+            Code.OUTCOME_UNKNOWN,
+            melt.error_detail or "the inputs are gone, and nobody knows whether the invoice was paid",
+            instance=instance,
+            quote_id=melt.quote_id,
+            transaction_id=melt.transaction_id,
+            melt_id=melt.id,
+            hint="the invoice stays claimed: ask the payee, and let a new invoice be paid only if this one was not",
         )
         return problems.answer(body)
     headers = {"Location": f"/v1/melts/{melt.id}"}

@@ -105,12 +105,17 @@ def _as_outcome(value: object) -> object:
 
 
 class ResolveMeltBody(Body):
-    """Decide about a HELD melt."""
+    """Decide about an open melt."""
 
     action: Annotated[ResolveAs, BeforeValidator(_as_outcome)] = Field(
-        description="settled: the money is gone; released: give the inputs back behind a fence; observe: follow it again."
+        description="settled: it was paid; released: give the inputs back behind a fence; inputs_gone: the inputs are spent "
+        "and nobody knows by whom, nothing is called paid and the invoice stays claimed; observe: follow it again."
     )
     reason: Reason
+    preimage: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")] | None = Field(
+        default=None,
+        description="The payee's preimage: shows that the invoice was paid where the mint does not say so.",
+    )
 
 
 class Query(BaseModel):

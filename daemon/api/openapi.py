@@ -16,6 +16,7 @@ from daemon.api.repairs import AdoptBody, AdoptionAnswer, RepairAnswer, RepairBo
 from daemon.api.restore import RestoreAnswer, RestoreBody
 from daemon.api.status import StatusAnswer
 from daemon.api.summaries import SummariesAnswer
+from daemon.api.tokens import SpentAnswer, SpentBody
 from melt.errors import Code
 
 if TYPE_CHECKING:
@@ -59,6 +60,17 @@ _ROUTES: Final[dict[tuple[str, str], tuple[type[BaseModel] | None, dict[int, typ
         RestoreBody,
         {200: RestoreAnswer},
         (Code.MINT_UNKNOWN, Code.NOT_FOUND, Code.WRONG_STATE, Code.SHUTTING_DOWN),
+    ),
+    ("/v1/tokens/spent", "post"): (
+        SpentBody,
+        {200: SpentAnswer},
+        (
+            Code.NOT_FOUND,
+            Code.WRONG_STATE,
+            Code.CONCURRENT_OPERATION,
+            Code.PROOF_STATE_INCONSISTENCY,
+            Code.SHUTTING_DOWN,
+        ),
     ),
     ("/v1/events/drill", "post"): (bodies.DrillBody, {201: answers.EventAnswer}, ()),
     ("/v1/events/{id}/resolve", "post"): (bodies.ResolveBody, {200: answers.EventAnswer}, (Code.NOT_FOUND,)),

@@ -52,6 +52,7 @@ class SummaryAnswer(Answer):
     lightning_fees: int
     input_fees: int = Field(description="The mint's, for payments and for swaps.")
     shortfall: int
+    unaccounted: int = Field(description="Went with inputs that are gone: nobody knows whether it paid anything.")
     reclaimed: int
 
     @classmethod
@@ -77,6 +78,7 @@ class SummaryAnswer(Answer):
             lightning_fees=done.lightning_fees,
             input_fees=done.input_fees,
             shortfall=done.shortfall,
+            unaccounted=done.unaccounted,
             reclaimed=done.reclaimed,
         )
 

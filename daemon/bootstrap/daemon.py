@@ -21,6 +21,7 @@ from daemon.operations import DaemonOperations, Process
 from daemon.ports import Check
 from daemon.schedule import Schedule
 from daemon.supervisor import Supervisor
+from daemon.tokens import Tokens
 from melt.errors import StoreError, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -220,6 +221,14 @@ class Daemon:
                 mints=self.ground.mints,
                 reconciler=looking.reconciler,
                 lanes=looking.lanes,
+            ),
+            tokens=Tokens(
+                store=self.ground.store,
+                cases=self.ground.store,
+                threads=self.ground.threads,
+                mints=self.ground.mints,
+                clock=self.ground.clock,
+                entropy=self.ground.entropy,
             ),
         )
         self._api = UnixServer(

@@ -10,7 +10,7 @@ from melt.corrections import Corrections
 from melt.model import MintAlias
 from melt.preflight import Preflight
 from melt.recovery import Patience, Recovery, RecoveryPolicy
-from melt.saga import Engine, Forward, MeltPolicy, Watcher, WatchPolicy
+from melt.saga import Engine, Forward, MeltPolicy, StandPolicy, Watcher, WatchPolicy
 from melt.sentinels import Sentinels
 
 if TYPE_CHECKING:
@@ -65,7 +65,11 @@ def make_paying(ground: Ground) -> Paying:
         threads=threads,
         clock=clock,
         entropy=entropy,
-        policy=WatchPolicy(confirm_s=melt.release_confirm_s, lease_s=ground.settings.lease_s),
+        policy=WatchPolicy(
+            confirm_s=melt.release_confirm_s,
+            lease_s=ground.settings.lease_s,
+            standing=StandPolicy(after_s=melt.stuck_after_s),
+        ),
         holder=ground.holder,
         breakers=ground.metrics.breakers,
         on_open=partial(_tell_of_open_melts, desks),

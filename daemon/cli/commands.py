@@ -10,7 +10,8 @@ import typer
 import daemon.cli.adopting
 import daemon.cli.process
 import daemon.cli.restore
-import daemon.cli.summaries  # noqa: F401
+import daemon.cli.summaries
+import daemon.cli.tokens  # noqa: F401 - the commands register themselves
 from daemon.cli.asking import ask as _ask
 from daemon.cli.asking import client_of as _client
 from daemon.cli.asking import show as _show
@@ -269,17 +270,21 @@ def melts_resolve(
         str | None,
         typer.Option(
             "--as",
-            help="settled (the money is gone), released (the inputs come back behind a fence) or observe (follow it again). "
-            "Asked for if left out.",
+            help="settled (it was paid), released (the inputs come back behind a fence), inputs_gone (spent, and nobody knows "
+            "by whom; nothing is called paid, the invoice stays claimed) or observe (follow it again). Asked for if left out.",
         ),
     ] = None,
     reason: Annotated[
         str | None, typer.Option("--reason", help="Why; kept in the audit. Asked for if left out.")
     ] = None,
+    preimage: Annotated[
+        str | None,
+        typer.Option("--preimage", help="The payee's: shows that it was paid where the mint does not say so."),
+    ] = None,
     socket: Socket = None,
     as_json: Json = False,  # noqa: FBT002
 ) -> None:
-    """Decide about a HELD melt: shows the evidence, the mint asked now, and asks for a decision and its reason."""
+    """Decide about an open melt: shows the evidence, the mint asked now, and asks for a decision and its reason."""
     from urllib.parse import quote  # noqa: PLC0415
 
     from daemon.cli import views  # noqa: PLC0415
@@ -301,7 +306,7 @@ def melts_resolve(
         outcome = typer.prompt(f"Decide ({', '.join(allowed)})").strip()
     if reason is None:
         reason = typer.prompt("Reason").strip()
-    body = {"action": outcome, "reason": reason}
+    body = {"action": outcome, "reason": reason} | ({} if preimage is None else {"preimage": preimage})
     reply = _ask(lambda: client.post(f"{path}/resolve", body, timeout_s=DECISION_TIMEOUT_S))
     _show(reply, as_json, views.melt)
 

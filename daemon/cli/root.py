@@ -28,10 +28,12 @@ plans_app = typer.Typer(help="Corrections that wait for a person.", invoke_witho
 discrepancies_app = typer.Typer(
     help="What was found wrong, and what became of it.", invoke_without_command=True, rich_markup_mode=None
 )
+tokens_app = typer.Typer(help="Single token documents.", no_args_is_help=True, rich_markup_mode=None)
 config_app = typer.Typer(help="Check and show the configuration.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(melts_app, name="melts")
 app.add_typer(plans_app, name="plans")
 app.add_typer(discrepancies_app, name="discrepancies")
+app.add_typer(tokens_app, name="tokens")
 app.add_typer(config_app, name="config")
 
 Socket = Annotated[

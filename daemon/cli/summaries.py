@@ -35,12 +35,13 @@ def view(rows: list[dict[str, Any]]) -> None:
     lines = [
         (row["day"] + ("" if row["is_final"] else " *"), row["mint"], row["owed"], row["verified"], row["in_question"],
          _sum(row["found"]), _sum(row["mended"]), row["melts"], row["paid"],
-         row["lightning_fees"] + row["input_fees"], row["shortfall"], row["reclaimed"], row["unit"], tables.when(row["made_at"]))
+         row["lightning_fees"] + row["input_fees"], row["shortfall"], row["unaccounted"], row["reclaimed"], row["unit"],
+         tables.when(row["made_at"]))
         for row in rows
     ]  # fmt: skip
     columns = (
         "day (UTC, * not over)", "mint", "#owed", "#verified", "#in question", "#found", "#mended", "#melts", "#paid",
-        "#fees", "#shortfall", "#reclaimed", "unit", "as of (UTC)",
+        "#fees", "#shortfall", "#unaccounted", "#reclaimed", "unit", "as of (UTC)",
     )  # fmt: skip
     tables.table("Summaries", columns, lines, empty="No summaries yet: the first ones are made soon after the start.")
 

@@ -32,6 +32,7 @@ def melt(body: Body) -> None:
             (f"change ({unit})", body["change_amount"]),
             (f"kept ({unit})", atomic.get("keep_amount")),
             (f"shortfall ({unit})", body["shortfall"]),
+            *([(f"gone, nobody knows for what ({unit})", body["unaccounted"])] if body["unaccounted"] else []),
             ("quote", body["quote_id"]),
             ("transaction", body["transaction_id"]),
             ("preimage", body["payment_preimage"]),
@@ -39,6 +40,20 @@ def melt(body: Body) -> None:
             ("error", f"{error.get('code')}: {error.get('detail')}" if error else None),
         ],
     )
+    if body["altered"]:
+        rows = [
+            (when(one["seen_at"]), one["token_id"], one["what"], one["done"], one["amount"], when(one["changed_at"]))
+            for one in body["altered"]
+        ]
+        columns = (
+            "seen (UTC)",
+            "document",
+            "what another writer did",
+            "what was done instead",
+            f"#{unit}",
+            "its own date",
+        )
+        table("Changed by others while it was reserved", columns, rows, empty="")
 
 
 def evidence(body: Body) -> None:

@@ -31,6 +31,7 @@ from daemon.ports.repairs import Adoption, RepairProgress, RepairReport, RepairS
 from daemon.ports.restore import RestoreOperations
 from daemon.ports.settling import SettlingStatus
 from daemon.ports.summaries import SummaryReads
+from daemon.ports.tokens import MarkedToken, TokenService
 
 __all__ = [
     "Adoption",
@@ -43,6 +44,7 @@ __all__ = [
     "LeaseStatus",
     "LoopCounters",
     "LoopStatus",
+    "MarkedToken",
     "MeltEvidence",
     "MeltService",
     "MetricsPage",
@@ -64,4 +66,5 @@ __all__ = [
     "SummaryReads",
     "SurveyReport",
     "TokenMention",
+    "TokenService",
 ]

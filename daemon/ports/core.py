@@ -199,11 +199,13 @@ class Operations(Protocol):
         """None when there is no such melt. Asks the mint now; what it can't tell is said in its place."""
         ...
 
-    async def resolve_melt(self, *, melt_id: MeltId, outcome: ResolveAs, reason: str, actor: Actor) -> Melt | None:
+    async def resolve_melt(
+        self, *, melt_id: MeltId, outcome: ResolveAs, reason: str, actor: Actor, preimage: str | None = None
+    ) -> Melt | None:
         """
-        Carry out a person's decision about a HELD melt; the entry afterwards. None: there is no such melt.
+        Carry out a person's decision about an open melt; the entry afterwards. None: there is no such melt.
 
-        Raises MeltdError WRONG_STATE with the reason why this may not be done now.
+        ``preimage`` is the payee's, and proves a payment that the mint does not own up to. Raises MeltdError WRONG_STATE with the reason why this may not be done now.
         """
         ...
 

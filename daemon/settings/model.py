@@ -281,6 +281,10 @@ class MeltSettings(Section):
         default=120,
         description="After an unanswered payment request, the quote is not asked for this long (only NUT-07 is).",
     )
+    stuck_after_s: Seconds = Field(
+        default=600,
+        description="An open melt that has not got on for so long, although database and mint answer, opens MELT_STUCK.",
+    )
     reserve_wait_s: Seconds = Field(
         default=20, description="How long a melt tries again when another one takes the proofs that it chose."
     )

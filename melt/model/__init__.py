@@ -19,7 +19,7 @@ from melt.model.findings import (
     Warrant,
 )
 from melt.model.hints import Hint, HintDrop, HintKind, HintLink, HintState, HintStatus, WatchedDocument
-from melt.model.journal import Actor, InputRef, Melt, OutputPlan, Resolution, SwapPlan
+from melt.model.journal import Actor, Altered, InputRef, Melt, OutputPlan, Resolution, SwapPlan
 from melt.model.lease import Fence, Lease, LeaseBook, Member, Shard, TakenBecause, sweep_shard
 from melt.model.mint import (
     Ambiguous,
@@ -59,6 +59,7 @@ from melt.model.words import (
     MELT_MOVES,
     OPEN_DISCREPANCY,
     PROOFS_PER_DOCUMENT_MAX,
+    RESERVED_MOVES,
     TERMINAL,
     TOKEN_MOVES,
     Action,
@@ -114,6 +115,7 @@ __all__ = [
     "PLAN_ITEMS_MAX",
     "PLAN_MOVES",
     "PROOFS_PER_DOCUMENT_MAX",
+    "RESERVED_MOVES",
     "SANE_AGAIN",
     "SWEEP_NAME",
     "TERMINAL",
@@ -122,6 +124,7 @@ __all__ = [
     "Action",
     "Activity",
     "Actor",
+    "Altered",
     "Ambiguous",
     "Approval",
     "AtomicResult",

@@ -79,6 +79,27 @@ class Resolution:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Altered:
+    """
+    What another writer had done to a document that an entry had reserved, as the entry found it when it ended.
+
+    ``what`` and ``done`` are sentences' parts for a person: what stood there, and what was done instead. ``amount`` is
+    what the entry's inputs in it are worth. ``changed_at`` is the document's own date, where it has one. ``written``
+    tells that it still carried the reservation, so that the entry wrote it; ``deleted`` that it was not there.
+    """
+
+    token_id: TokenId
+    what: str
+    done: str
+    amount: int
+    ys: tuple[Y, ...]
+    written: bool
+    deleted: bool
+    changed_at: datetime | None
+    seen_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Melt:
     """
     One journal entry. Every amount is an int in ``unit``.
@@ -88,6 +109,8 @@ class Melt:
     together; ``contradiction_since`` likewise for a contradiction: both must be seen twice to count.
     ``fees_paid`` are Lightning fees; ``input_fee`` and ``swap_fee`` are the mint's (NUT-02).
     ``claim`` is the payment hash while the entry is not RELEASED; a unique index on it holds I1.
+    ``altered`` is what others had done to the reserved documents. The inputs' proofs lie beside the entry in the
+    database until its end and are no part of this value (I10): :meth:`melt.ports.Store.input_proofs`.
     """
 
     id: MeltId
@@ -125,6 +148,8 @@ class Melt:
     fees_paid: int | None = None
     swap_fee: int = 0
     shortfall: int = 0
+    unaccounted: int = 0
+    """What went with inputs that are gone (I5): neither paid nor missing change, as far as anybody knows."""
     keep_token_ids: tuple[TokenId, ...] = ()
     keep_amount: int = 0
     change_token_id: TokenId | None = None
@@ -134,6 +159,7 @@ class Melt:
     resolution: Resolution | None = None
     note: str | None = None
     """Stands in the audit where no decision does: the plan that a reclaim belongs to."""
+    altered: tuple[Altered, ...] = ()
     actor: Actor
     created_at: datetime
     updated_at: datetime
@@ -143,6 +169,19 @@ class Melt:
     def is_open(self) -> bool:
         """Whether it still holds inputs."""
         return self.state not in TERMINAL
+
+    @property
+    def inputs_gone(self) -> bool:
+        """Whether a person ended it as *inputs gone, outcome unknown*: SETTLED, and nobody knows whether it was paid."""
+        decided = self.resolution
+        return self.state is MeltState.SETTLED and decided is not None and decided.outcome is ResolveAs.INPUTS_GONE
+
+    @property
+    def paid_amount(self) -> int | None:
+        """What was paid by Lightning; None while that is not known, and where it will never be."""
+        if self.is_open or self.inputs_gone:
+            return None
+        return self.amount if self.state is MeltState.SETTLED and self.kind is JournalKind.MELT else 0
 
     @property
     def decided_by(self) -> Actor:

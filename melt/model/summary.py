@@ -41,8 +41,8 @@ class Activity:
     """
     What happened for one user at a mint in one unit within a day. Amounts in the unit.
 
-    ``input_fees`` are the mint's (NUT-02), of payments and of swaps alike; ``lightning_fees`` the node's. ``found`` and
-    ``mended`` are discrepancies by type; ``in_question`` is the value of those that are open now.
+    ``input_fees`` are the mint's (NUT-02), of payments and of swaps alike; ``lightning_fees`` the node's. ``unaccounted``
+    went with inputs that are gone, and nobody knows whether it paid anything. ``found`` and ``mended`` are discrepancies by type; ``in_question`` is the value of those that are open now.
     """
 
     melts: int = 0
@@ -50,6 +50,7 @@ class Activity:
     lightning_fees: int = 0
     input_fees: int = 0
     shortfall: int = 0
+    unaccounted: int = 0
     reclaimed: int = 0
     in_question: int = 0
     found: Mapping[str, int] = field(default_factory=dict)

@@ -38,6 +38,16 @@ TOKEN_MOVES: Final[dict[TokenStatus, frozenset[TokenStatus]]] = {
 }
 """Allowed moves of a token's status (DESIGN section 3). ``spent`` and ``failed`` are final (I7)."""
 
+RESERVED_MOVES: Final[dict[TokenStatus, frozenset[TokenStatus]]] = {
+    **TOKEN_MOVES,
+    TokenStatus.FAILED: frozenset({TokenStatus.SPENT, TokenStatus.UNSPENT}),
+}
+"""
+The moves of a document that still carries the reservation of the entry that ends. Services beside meltd fail what has
+been ``pending`` for long, whoever reserved it: the entry takes the document to where it would have gone without that.
+``spent`` stays final (I7).
+"""
+
 
 class TransactionType(StrEnum):
     """``transaction_type`` of a token document. ``melted`` is read from old data and never written (I4)."""
@@ -120,12 +130,14 @@ class PostOutcome(StrEnum):
 
 
 class ResolveAs(StrEnum):
-    """What a person may decide about a HELD melt (DESIGN section 4)."""
+    """What a person may decide about an open melt (DESIGN section 4)."""
 
     SETTLED = "settled"
     """The money is gone: inputs spent, what change there is collected, the rest booked as shortfall."""
     RELEASED = "released"
     """Nothing was paid: the inputs come back, behind a fencing swap (I7)."""
+    INPUTS_GONE = "inputs_gone"
+    """The inputs are SPENT, and nobody knows by whom: nothing is called paid, and the invoice stays claimed for good."""
     OBSERVE = "observe"
     """Go on following it as if it had not been held."""
 
@@ -152,6 +164,7 @@ class DriftType(StrEnum):
     UNKNOWN_KEYSET = "UNKNOWN_KEYSET"
     KEYSET_EXPIRING = "KEYSET_EXPIRING"
     RESERVATION_ORPHANED = "RESERVATION_ORPHANED"
+    RESERVED_TOKEN_CHANGED = "RESERVED_TOKEN_CHANGED"  # noqa: S105 - a name, not a password
     MINT_UNCONFIGURED = "MINT_UNCONFIGURED"
     MINT_STATE_REGRESSED = "MINT_STATE_REGRESSED"
     QUOTE_PAID_INPUTS_UNSPENT = "QUOTE_PAID_INPUTS_UNSPENT"
@@ -194,6 +207,8 @@ class EventType(StrEnum):
 
     DB_FAILURE_AFTER_MINT_SUCCESS = "DB_FAILURE_AFTER_MINT_SUCCESS"
     MELT_HELD = "MELT_HELD"
+    MELT_STUCK = "MELT_STUCK"
+    """An open entry does not get on, although store and mint answer."""
     WRONG_PREIMAGE = "WRONG_PREIMAGE"
     QUOTE_PAID_INPUTS_UNSPENT = "QUOTE_PAID_INPUTS_UNSPENT"
     QUOTE_UNPAID_INPUTS_SPENT = "QUOTE_UNPAID_INPUTS_SPENT"

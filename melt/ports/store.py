@@ -30,6 +30,8 @@ if TYPE_CHECKING:
         MintAlias,
         NewProof,
         Owner,
+        Proof,
+        Resolution,
         SweepRecord,
         Token,
         TokenId,
@@ -90,6 +92,14 @@ class Store(Protocol):
 
     def melts_with_proof(self, y: Y, limit: int) -> tuple[Melt, ...]:
         """Entries that had this proof among their inputs, newest first."""
+        ...
+
+    def input_proofs(self, melt: Melt, ys: Sequence[Y]) -> tuple[Proof, ...]:
+        """Those of ``ys`` that could be found, in their order: from the open entry, which keeps its inputs' proofs."""
+        ...
+
+    def strayed_inputs(self, melt: Melt) -> tuple[Y, ...]:
+        """Inputs that no document holds any more which is still its owner's, reserved by the melt and not spent."""
         ...
 
     def live_melt_ids(self, ids: Sequence[MeltId]) -> frozenset[MeltId]:
@@ -158,6 +168,10 @@ class Store(Protocol):
         """T3 through :meth:`execute_atomic_melt`: inputs spent, change stored, melt SETTLED."""
         ...
 
+    def finish_gone(self, melt: Melt, decision: Resolution) -> Melt:
+        """A person ended it as *inputs gone, outcome unknown*: inputs spent, nothing called paid, SETTLED, claim kept."""
+        ...
+
     def release(self, melt: Melt, *, spent: Sequence[Y], error_code: str, error_detail: str) -> Melt:
         """Inputs back to unspent (those of ``spent`` marked spent, split where needed), melt RELEASED."""
         ...
@@ -177,8 +191,21 @@ class Store(Protocol):
         """All or nothing: sources spent, keep and change stored, journal moved to SETTLED where ``melt`` is given."""
         ...
 
-    def mark_tokens_spent(self, token_ids: Sequence[TokenId], *, operation_id: str, reason: str, actor: Actor) -> int:
-        """Whole documents to ``spent``, one transaction. Returns how many moved; those already spent are left."""
+    def mark_tokens_spent(
+        self,
+        token_ids: Sequence[TokenId],
+        *,
+        operation_id: str,
+        reason: str,
+        actor: Actor,
+        note: str | None = None,
+        reserved_too: bool = False,
+    ) -> int:
+        """
+        Whole documents to ``spent``, one transaction. Returns how many moved; those already spent are left.
+
+        What an open melt has reserved is refused unless ``reserved_too``. ``note`` stands in the audit beside the reason.
+        """
         ...
 
     # --- findings ---

@@ -8,6 +8,8 @@ The invariants that hold here, and nowhere else:
   some seconds apart, after the POST is provably over.
 - After anything but a definite refusal the release is made final by a fencing swap, so that a late payment can't
   consume inputs that are being spent again.
+- Inputs that are all SPENT under an UNPAID quote were taken by somebody else, or by a payment that the mint has lost
+  track of: the entry is released only where no payment of ours can have been tried.
 - A contradiction is seen twice before the melt is HELD, because a mint in the middle of its own bookkeeping shows one.
 """
 
@@ -96,6 +98,8 @@ Decision: TypeAlias = Wait | Settle | NoteClear | Release | NoteContradiction | 
 
 _ANSWERED = frozenset({PostOutcome.PAID, PostOutcome.PENDING, PostOutcome.REFUSED, PostOutcome.FAILED})
 _PLAIN_RELEASE = frozenset({PostOutcome.REFUSED, PostOutcome.FAILED})
+_NEVER_TRIED = frozenset({PostOutcome.NOT_SENT, PostOutcome.REFUSED})
+"""No payment can have been tried: the POST never left, or was refused before any."""
 
 
 def summarise(melt: Melt, states: Mapping[Y, MintState]) -> Inputs:
@@ -117,10 +121,10 @@ def post_is_over(melt: Melt, inputs: Inputs, *, now: datetime, patience: Patienc
     A GET of the quote in the middle of a payment makes some mints roll it back wrongly, so after a lost answer only
     NUT-07 is asked until the inputs are SPENT (the payment is through) or the grace time is over.
     """
-    return inputs in {Inputs.SPENT, Inputs.MIXED} or _answered_or_late(melt, now, patience)
+    return inputs in {Inputs.SPENT, Inputs.MIXED} or answered_or_late(melt, now, patience)
 
 
-def _answered_or_late(melt: Melt, now: datetime, patience: Patience) -> bool:
+def answered_or_late(melt: Melt, now: datetime, patience: Patience) -> bool:
     """Whether the POST was never sent, has an answer that we know of, or has had its grace time."""
     if melt.post in _ANSWERED or melt.post is PostOutcome.NOT_SENT:
         return True
@@ -159,7 +163,7 @@ def decide(  # one table, read from top to bottom
     match quote.state:
         case QuoteState.PAID:
             if inputs is Inputs.SPENT:
-                if not quote.change and melt.blanks is not None and not _answered_or_late(melt, now, patience):
+                if not quote.change and melt.blanks is not None and not answered_or_late(melt, now, patience):
                     # Nutshell 0.16.5 marks inputs SPENT before it signs the change, and calls the quote PAID with none
                     # to whoever asks in between: to settle now would give the change up.
                     return Wait(reason="paid, and the mint may still be signing the change", forget=False)
@@ -177,7 +181,8 @@ def decide(  # one table, read from top to bottom
         return Wait(reason="unpaid, and the mint has not yet freed the inputs")
     if not post_is_over(melt, inputs, now=now, patience=patience):
         return Wait(reason="the request may still be on its way", forget=False)
-    if inputs is Inputs.SPENT:
+    if inputs is Inputs.SPENT and melt.post not in _NEVER_TRIED:
+        # No proof that nothing was paid: mints have said so after a payment that went out.
         return _contradiction(melt, EventType.QUOTE_UNPAID_INPUTS_SPENT, now, patience)
     if melt.state is MeltState.HELD:
         return Wait(reason="held: a person decides")

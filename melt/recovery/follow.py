@@ -24,6 +24,7 @@ from melt.model import (
     Finding,
     JournalKind,
     MeltState,
+    MintState,
     QuoteState,
     ResolveAs,
 )
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from melt.events import CriticalEvents
-    from melt.model import KeysetId, Melt, MeltQuote, MintAlias, MintState, Y
+    from melt.model import KeysetId, Melt, MeltId, MeltQuote, MintAlias, Resolution, Y
     from melt.ports import Clock, Mint, Outputs, Store, StoreThreads, Telemetry
     from melt.recovery.signatures import Change
 
@@ -76,6 +77,8 @@ class Recovery:
     events: CriticalEvents
     policy: RecoveryPolicy
     counters: FreshCounters = field(default_factory=FreshCounters)
+    waits: dict[MeltId, str] = field(default_factory=dict)
+    """What each entry waited for at its last look that changed nothing; for whoever tells of it."""
 
     async def fresh_counters(self, mint: Mint, keyset_id: KeysetId) -> None:
         """Before counters of a keyset are taken: see :mod:`melt.recovery.counters`."""
@@ -94,9 +97,10 @@ class Recovery:
         if mint is None:
             raise MintRejected(f"mint {melt.mint!r} is no longer configured, but an open melt needs it")
         before = melt.state
+        self.waits.pop(melt.id, None)
         match melt.state:
             case MeltState.RESERVED | MeltState.READY:
-                after = await self._never_sent(melt)
+                after = await self.never_sent(mint, melt)
             case MeltState.SWAPPING:
                 after = await self._swapping(mint, melt)
             case MeltState.MELTING | MeltState.PENDING | MeltState.HELD:
@@ -123,19 +127,40 @@ class Recovery:
 
     # --- states in which the melt POST has not left ---
 
-    async def _never_sent(self, melt: Melt) -> Melt:
+    async def never_sent(
+        self,
+        mint: Mint,
+        melt: Melt,
+        code: Code = Code.PAYMENT_FAILED,
+        detail: str = "interrupted before the payment was sent; nothing was paid",
+    ) -> Melt:
+        """
+        Release an entry whose POST never left; unchanged where the mint has to be seen once more first.
+
+        Inputs whose documents others have dropped are put back, unless the mint calls them SPENT. Raises MintError
+        where there are such and it can't be asked.
+        """
         if melt.kind is JournalKind.RECLAIM:
             return await self.release(melt, Code.CONCURRENT_OPERATION, "interrupted before its swap was planned", ())
-        return await self.release(
-            melt, Code.PAYMENT_FAILED, "interrupted before the payment was sent; nothing was paid", ()
-        )
+        strayed = await self.threads(lambda: self.store.strayed_inputs(melt))
+        spent: tuple[Y, ...] = ()
+        if strayed:
+            states = {one.y: one.state for one in await mint.check_states(strayed)}
+            if MintState.PENDING in states.values():
+                return melt
+            spent = tuple(y for y, state in states.items() if state is MintState.SPENT)
+        if spent and melt.clear_since is None:
+            return await self._advance(melt, melt.state, clear_since=self.clock.now())
+        if spent and not self._confirmed(melt):
+            return melt
+        return await self.release(melt, code, detail, spent)
 
     async def _swapping(self, mint: Mint, melt: Melt) -> Melt:
         plan = melt.swap
         if plan is None:
             raise InvariantBroken(f"melt {melt.id} is SWAPPING without a plan")
         outcome = await run_swap(
-            mint, self.outputs, self.store, self.threads, plan, timeout_s=self.policy.swap_timeout_s
+            mint, self.outputs, self.store, self.threads, melt, plan, timeout_s=self.policy.swap_timeout_s
         )
         reclaim = melt.kind is JournalKind.RECLAIM
         match outcome:
@@ -178,7 +203,8 @@ class Recovery:
         decision = rules.decide(melt, states, quote, now=asked_at, patience=self.policy.patience)
         following = MeltState.HELD if melt.state is MeltState.HELD else MeltState.PENDING
         match decision:
-            case rules.Wait(forget=forget):
+            case rules.Wait(reason=reason, forget=forget):
+                self.waits[melt.id] = reason
                 seen_before = melt.clear_since is not None or melt.contradiction_since is not None
                 if melt.state is MeltState.HELD or not (melt.state is MeltState.MELTING or (forget and seen_before)):
                     return melt
@@ -280,7 +306,7 @@ class Recovery:
         if plan is None:
             raise InvariantBroken(f"melt {melt.id} is FENCING without a plan")
         outcome = await run_swap(
-            mint, self.outputs, self.store, self.threads, plan, timeout_s=self.policy.swap_timeout_s
+            mint, self.outputs, self.store, self.threads, melt, plan, timeout_s=self.policy.swap_timeout_s
         )
         match outcome:
             case Swapped(proofs=proofs):
@@ -398,6 +424,10 @@ class Recovery:
                 melt, Code.TOKEN_ALREADY_SPENT, "some of the proofs were spent elsewhere; nothing was paid", spent
             )
         return await self.release(melt, Code.PAYMENT_FAILED, "the Lightning payment failed; nothing was paid", ())
+
+    async def inputs_gone(self, melt: Melt, decision: Resolution) -> Melt:
+        """End it as a person has decided: inputs gone, outcome unknown. The invoice stays claimed."""
+        return await self.threads(lambda: self.store.finish_gone(melt, decision))
 
     async def release(self, melt: Melt, code: Code, detail: str, spent: tuple[Y, ...]) -> Melt:
         """Inputs back to unspent (those of ``spent`` to spent), the melt RELEASED."""

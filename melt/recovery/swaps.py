@@ -11,15 +11,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias, assert_never
 
-from melt.errors import InvariantBroken, MintRejected, MintUnreachable
-from melt.model import Ambiguous, MintState, Refused, Signed, Token
+from melt.errors import Code, MintRejected, MintUnreachable, StoreError
+from melt.model import Ambiguous, MintState, Refused, Signed
 from melt.recovery.signatures import finish_signed
 from melt.selection import input_fee, split_amount
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from melt.model import InputRef, Keyset, KeysetId, NewProof, Proof, SwapPlan, Y
+    from melt.model import InputRef, Keyset, KeysetId, Melt, NewProof, Proof, SwapPlan, Y
     from melt.ports import Mint, Outputs, Store, StoreThreads
 
 NOT_SENT = -1
@@ -64,17 +64,22 @@ def active_keyset(keysets: Mapping[KeysetId, Keyset], unit: str) -> Keyset:
     return min(active, key=lambda keyset: (keyset.input_fee_ppk, keyset.id))
 
 
-async def load_proofs(store: Store, threads: StoreThreads, refs: Sequence[InputRef]) -> tuple[Proof, ...]:
-    """The proofs that ``refs`` name, in order; InvariantBroken where a document no longer holds one."""
-    ids = list(dict.fromkeys(ref.token_id for ref in refs))
-    tokens = await threads(lambda: store.tokens(ids))
-    found = {proof.y: proof for token in tokens if isinstance(token, Token) for proof in token.proofs}
-    missing = [ref.y for ref in refs if ref.y not in found]
-    if missing:
-        raise InvariantBroken(
-            f"{len(missing)} reserved proofs are no longer in their documents, the first is {missing[0]}"
+async def load_proofs(store: Store, threads: StoreThreads, melt: Melt, refs: Sequence[InputRef]) -> tuple[Proof, ...]:
+    """
+    The proofs that ``refs`` of ``melt`` name, in order, as its entry keeps them.
+
+    An entry of an older release keeps none: StoreError with PROOF_STATE_INCONSISTENCY where another writer has
+    taken one out of its document since.
+    """
+    ys = [ref.y for ref in refs]
+    found = await threads(lambda: store.input_proofs(melt, ys))
+    if len(found) != len(ys):
+        missing = sorted(set(ys) - {proof.y for proof in found})
+        raise StoreError(
+            Code.PROOF_STATE_INCONSISTENCY,
+            f"{len(missing)} reserved proofs are no longer in their documents, the first is {missing[0]}",
         )
-    return tuple(found[ref.y] for ref in refs)
+    return found
 
 
 async def plan_amounts(mint: Mint, keyset: Keyset, refs: Iterable[InputRef]) -> tuple[tuple[int, ...], int]:
@@ -99,16 +104,16 @@ async def plan_amounts(mint: Mint, keyset: Keyset, refs: Iterable[InputRef]) -> 
 
 
 async def run_swap(
-    mint: Mint, outputs: Outputs, store: Store, threads: StoreThreads, plan: SwapPlan, *, timeout_s: float
+    mint: Mint, outputs: Outputs, store: Store, threads: StoreThreads, melt: Melt, plan: SwapPlan, *, timeout_s: float
 ) -> SwapOutcome:
     """
-    Send the planned swap, or send it again, and find out what became of it.
+    Send the swap that ``melt`` has planned, or send it again, and find out what became of it.
 
     Raises:
         MintError: the mint could not be asked; repeat later.
-        StoreError, InvariantBroken: the inputs could not be loaded.
+        StoreError: the inputs could not be loaded.
     """
-    proofs = await load_proofs(store, threads, plan.inputs)
+    proofs = await load_proofs(store, threads, melt, plan.inputs)
     answer = await mint.swap(proofs, outputs.blinded(plan.outputs), timeout_s=timeout_s)
     code: int | None = None
     match answer:

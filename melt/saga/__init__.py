@@ -5,6 +5,7 @@ from __future__ import annotations
 from melt.saga.engine import Engine
 from melt.saga.forward import Forward, MeltPolicy
 from melt.saga.request import MeltRequest
+from melt.saga.standing import StandPolicy
 from melt.saga.watcher import Watcher, WatchPolicy
 
-__all__ = ["Engine", "Forward", "MeltPolicy", "MeltRequest", "WatchPolicy", "Watcher"]
+__all__ = ["Engine", "Forward", "MeltPolicy", "MeltRequest", "StandPolicy", "WatchPolicy", "Watcher"]

@@ -66,8 +66,8 @@ async def choose(
     Choose proofs of ``tokens`` worth ``need`` after input fees.
 
     Left out: documents with open HIGH or CRITICAL drift, those that this request has found to be ``out`` (``met`` are their
-    records), locked proofs, keysets that the mint does not list or that are of another unit, and a secret's second
-    appearance.
+    records), those that an open melt has reserved, locked proofs, keysets that the mint does not list or that are of another
+    unit, and a secret's second appearance.
 
     Raises:
         NotEnough: INSUFFICIENT_FUNDS; FUNDS_SETTLING or MELT_BLOCKED_BY_RECONCILIATION where what is left out because of
@@ -80,10 +80,15 @@ async def choose(
     )
     in_the_way = {record.id: record for record in (*open_drift, *met)}
     blocked = {record.token_id for record in in_the_way.values()} | out
+    # Another writer may call a document unspent that an open melt has reserved.
+    marked = [token.reservation.melt_id for token in tokens if token.reservation is not None]
+    live = await threads(lambda: store.live_melt_ids(marked)) if marked else frozenset()
     pool: list[tuple[Token, Proof]] = []
     seen: set[Y] = set()
     blocked_amount = 0
     for token in tokens:
+        if token.reservation is not None and token.reservation.melt_id in live:
+            continue
         for proof in token.proofs:
             keyset = keysets.get(proof.keyset_id)
             if proof.y in seen or proof.is_locked or keyset is None or keyset.unit != unit:

@@ -319,7 +319,7 @@ class Engine:
             state=melt.state.value,
             mint=melt.mint,
             unit=melt.unit,
-            paid=melt.amount if melt.state is MeltState.SETTLED else 0,
+            paid=melt.paid_amount,
             lightning_fee=melt.fees_paid,
             input_fee=melt.input_fee,
             change=melt.change_amount,

@@ -273,6 +273,8 @@ class Forward:
         limit = self.policy.swap_when_overpay_exceeds
         if not limit or melt.overpaid - melt.fee_reserve <= limit:
             return melt
+        if await self._is_disturbed(melt):
+            return await self._leave(mint, melt)
         started = self.clock.monotonic()
         planned = await self._plan_exact(mint, melt)
         if planned is None:
@@ -283,6 +285,16 @@ class Forward:
                 break
         self.telemetry.melt_phase(mint.alias, "swap", self.clock.monotonic() - started)
         return planned
+
+    async def _is_disturbed(self, melt: Melt) -> bool:
+        """Whether another writer has taken a reserved document for itself, so that its proofs are no longer ours to pay with."""
+        return bool(await self.threads(lambda: self.store.strayed_inputs(melt)))
+
+    async def _leave(self, mint: Mint, melt: Melt) -> Melt:
+        """Nothing has been sent, and nothing is: give back what is still ours."""
+        _log.warning("another writer has changed the reserved documents", melt_id=melt.id, mint=mint.alias)
+        detail = "another writer changed the reserved documents before the payment was sent; nothing was paid"
+        return await self.recovery.never_sent(mint, melt, Code.CONCURRENT_OPERATION, detail)
 
     async def _plan_exact(self, mint: Mint, melt: Melt) -> Melt | None:
         keysets = await mint.keysets()
@@ -318,7 +330,8 @@ class Forward:
 
     async def pay(self, mint: Mint, melt: Melt) -> Melt:
         """
-        The one POST of this melt (I1), and what follows from its answer: SETTLED, or PENDING for the watcher.
+        The one POST of this melt (I1), and what follows from its answer: SETTLED, or PENDING for the watcher. It does not
+        leave where another writer has taken a reserved document for itself: then the melt is released.
 
         Raises:
             StoreUnavailable: nothing was sent (the entry is RESERVED, READY or MELTING), or T3 could not be committed
@@ -327,7 +340,9 @@ class Forward:
         """
         if melt.post is not PostOutcome.NOT_SENT:
             raise InvariantBroken(f"melt {melt.id} was sent before ({melt.post}) and would be sent again (I1)")
-        proofs = await load_proofs(self.store, self.threads, melt.inputs)
+        if await self._is_disturbed(melt):
+            return await self._leave(mint, melt)
+        proofs = await load_proofs(self.store, self.threads, melt, melt.inputs)
         blanks = self.outputs.blinded(melt.blanks) if melt.blanks is not None else ()
         keysets = await mint.keysets()
         fee = input_fee([ref.keyset_id for ref in melt.inputs], {k: v.input_fee_ppk for k, v in keysets.items()})

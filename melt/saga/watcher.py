@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -19,6 +19,7 @@ import structlog
 from melt.errors import InvariantBroken, LostRace, MeltdError, MintError
 from melt.model import EventType, MeltId, MeltState
 from melt.recovery.decide import by_another_clock
+from melt.saga.standing import Standing, StandPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -33,19 +34,32 @@ _log = structlog.get_logger("melt.watcher")
 
 _ENDS_WITH_ITS_MELT: Final = (
     EventType.DB_FAILURE_AFTER_MINT_SUCCESS,
+    EventType.MELT_STUCK,
     EventType.QUOTE_PAID_INPUTS_UNSPENT,
     EventType.QUOTE_UNPAID_INPUTS_SPENT,
 )
 
 
+LOOKS_COUNTED_MAX: Final = 64
+"""Looks that a delay grows with: past that it has reached its bound, and the power would overflow."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchPolicy:
-    """Pace of following, in seconds. An entry that does not move is looked at ever more seldom, up to the maximum."""
+    """
+    Pace of following, in seconds. An entry that does not move is looked at ever more seldom, up to the maximum.
+
+    ``look_min_s``: the least time between two looks at one entry, whatever asks for them. One that is stuck
+    (:mod:`melt.saga.standing`) or HELD is looked at ever more seldom up to ``stuck_delay_max_s``.
+    """
 
     first_delay_s: float = 0.5
     factor: float = 1.6
     delay_max_s: float = 30.0
+    look_min_s: float = 1.0
     held_delay_s: float = 60.0
+    stuck_delay_max_s: float = 600.0
+    standing: StandPolicy = field(default_factory=StandPolicy)
     confirm_s: float = 5.0
     lease_s: float = 15.0
 
@@ -54,6 +68,7 @@ class WatchPolicy:
 class _Due:
     at: float
     looks: int = 0
+    looked_at: float = float("-inf")
 
 
 class Watcher:
@@ -87,6 +102,7 @@ class Watcher:
         self._tasks: dict[MintAlias, asyncio.Task[None]] = {}
         self._renewals: dict[str, tuple[int, float]] = {}
         self._stranded: set[MeltId] = set()
+        self._standing = Standing(policy.standing)
 
     async def tick(self) -> float:
         """
@@ -102,6 +118,7 @@ class Watcher:
         now = self._clock.monotonic()
         open_ids = {melt.id for melt in entries}
         self._due = {melt_id: due for melt_id, due in self._due.items() if melt_id in open_ids}
+        self._standing.keep(open_ids)
         for melt_id in self._stranded - open_ids:
             self._stranded.discard(melt_id)
             await self._recovery.events.resolve(
@@ -144,6 +161,7 @@ class Watcher:
     def hurry(self, melt_id: MeltId) -> None:
         """Look at an entry in the next round, whatever its pace was: a person has just decided about it."""
         self._due.pop(melt_id, None)
+        self._standing.forget(melt_id)
 
     def nudge(self, melt_id: MeltId) -> None:
         """
@@ -154,7 +172,8 @@ class Watcher:
         due = self._due.get(melt_id)
         if due is not None:
             # A new object: a look that is under way sets the time of the old one.
-            self._due[melt_id] = _Due(at=self._clock.monotonic(), looks=due.looks)
+            soonest = max(self._clock.monotonic(), due.looked_at + self._policy.look_min_s)
+            self._due[melt_id] = _Due(at=soonest, looks=due.looks, looked_at=due.looked_at)
         self._engine.followed.set()
 
     async def _ours(self, entries: Sequence[Melt], now: float) -> list[Melt]:
@@ -206,29 +225,66 @@ class Watcher:
     async def _look(self, melt: Melt) -> None:
         structlog.contextvars.bind_contextvars(melt_id=melt.id)
         due = self._due.setdefault(melt.id, _Due(at=0.0))
-        moved = False
+        got_on = self._standing.arrived(melt, self._clock.monotonic())  # by another hand, since the last look
         after = melt
+        refused: BaseException | None = None
         try:
             if melt.holder != self._holder:
                 melt = await self._take_over(melt)
             after = await self._recovery.step(melt)
-            moved = after.rev != melt.rev
         except MintError as error:
+            refused = error
             _log.info("the mint can't be asked about an open melt", mint=melt.mint, code=error.code.value)
-        except LostRace:
-            moved = True
+        except LostRace as error:
+            refused = error
         except InvariantBroken as error:
+            refused = error
             await self._recovery.events.invariant_broken(error, npub=melt.npub, mint=melt.mint, melt_id=melt.id)
         except MeltdError as error:
+            refused = error
             _log.error("an open melt could not be taken further", code=error.code.value, detail=error.detail)
-        except Exception:  # noqa: BLE001 - one entry's trouble must not stop the others
+        except Exception as error:  # noqa: BLE001 - one entry's trouble must not stop the others
+            refused = error
             _log.exception("an open melt could not be taken further", mint=melt.mint)
         if not after.is_open:
             self._engine.report_end(after, (self._clock.now() - after.created_at).total_seconds())
             await self._recovery.events.resolve(EventType.MELT_HELD, f"melt:{melt.id}", reason="the melt has ended")
             return
+        moved = after.rev != melt.rev
+        await self._tell_of_standing(after, refused, got_on=got_on)
+        now = self._clock.monotonic()
         due.looks = 0 if moved else due.looks + 1
-        due.at = self._clock.monotonic() + self._delay(after, due.looks, moved=moved)
+        due.at, due.looked_at = now + self._delay(after, due.looks, moved=moved), now
+        nudged = self._due.get(melt.id)
+        if nudged is not None and nudged is not due:  # while we looked: it keeps the least distance all the same
+            nudged.at, nudged.looked_at = max(nudged.at, now + self._policy.look_min_s), now
+
+    async def _tell_of_standing(self, melt: Melt, refused: BaseException | None, *, got_on: bool) -> None:
+        """The event of an entry that does not get on, at each look; resolved when it gets on after all."""
+        now, subject = self._clock.monotonic(), f"melt:{melt.id}"
+        if self._standing.arrived(melt, now) or got_on:
+            await self._recovery.events.resolve(
+                EventType.MELT_STUCK, subject, reason=f"it has got on: {melt.state.value}"
+            )
+        stuck = self._standing.looked(melt, now, refused, self._recovery.waits.get(melt.id))
+        if stuck is None:
+            return
+        await self._recovery.events.open(
+            EventType.MELT_STUCK,
+            subject,
+            mint=melt.mint,
+            detail=f"the entry is {melt.state.value} and does not get on: {stuck.reason}; it is looked at ever more seldom, and "
+            f"`meltd melts resolve {melt.id}` shows what can be decided",
+            requires_manual_intervention=stuck.needs_person,
+            evidence={
+                "state": melt.state.value,
+                "refusals": stuck.refusals,
+                "stood_s": round(stuck.stood_s),
+                "quote_id": melt.quote_id,
+                "inputs_amount": melt.inputs_amount,
+                "unit": melt.unit,
+            },
+        )
 
     async def _take_over(self, melt: Melt) -> Melt:
         changes = by_another_clock(melt, self._clock.now())
@@ -239,15 +295,19 @@ class Watcher:
     def _delay(self, melt: Melt, looks: int, *, moved: bool) -> float:
         policy = self._policy
         if melt.state is MeltState.HELD:
-            return policy.held_delay_s
+            return min(policy.stuck_delay_max_s, policy.held_delay_s * policy.factor ** min(looks, LOOKS_COUNTED_MAX))
+        if stuck_looks := self._standing.looks(melt.id):
+            backed_off = policy.delay_max_s * policy.factor ** min(stuck_looks, LOOKS_COUNTED_MAX)
+            return min(policy.stuck_delay_max_s, backed_off) * self._entropy.uniform(0.8, 1.0)
         if moved and melt.state in {MeltState.FENCING, MeltState.SWAPPING}:
             return 0.0
         if melt.clear_since is not None or melt.contradiction_since is not None:
-            return policy.confirm_s
+            return max(policy.look_min_s, policy.confirm_s)
         breaker = self._breakers.get(melt.mint)
         pause = 0.0 if breaker is None else breaker.pause_left_s  # a mint that is down is not asked faster than that
-        delay = min(policy.delay_max_s, max(pause, policy.first_delay_s * policy.factor**looks))
-        return delay * self._entropy.uniform(0.8, 1.2)
+        grown = policy.first_delay_s * policy.factor ** min(looks, LOOKS_COUNTED_MAX)
+        delay = min(policy.delay_max_s, max(pause, grown))
+        return max(policy.look_min_s, delay * self._entropy.uniform(0.8, 1.2))
 
     async def stop(self) -> None:
         """Cancel what is under way; every step is journaled, so the next start goes on from there."""

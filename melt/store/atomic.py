@@ -8,17 +8,17 @@ from melt.audit import melt_operation
 from melt.errors import Code, InvariantBroken, LostRace, StoreError
 from melt.model import (
     AtomicResult,
-    InputRef,
     MeltState,
     Owner,
     TokenId,
     TokenStatus,
     normalise_mint_url,
 )
+from melt.store.altered import Ending, record_altered
 from melt.store.core import new_mark
 from melt.store.faults import AlreadyDone, store_method
-from melt.store.ledger import Ledger
-from melt.store.melts import Melts, check_owner, ys_by_token
+from melt.store.inputs import ys_by_token
+from melt.store.melts import Melts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
 
     from melt.model import Actor, Melt, MeltId, NewProof
-    from melt.store.ledger import Held, Loose
+    from melt.store.ledger import Held, Ledger
 
 SOURCES_MAX = 1000
 """The most documents that one transaction may spend (I11)."""
@@ -86,8 +86,8 @@ class AtomicMelts(Melts):
         """
         T3: sources spent, keep and change stored as ``<tx>_keep`` and ``<tx>_melt_change``, all or nothing.
 
-        With ``melt`` its entry becomes SETTLED in the same transaction, and a source that somebody else has marked
-        spent meanwhile is left as it is: the mint consumed it. Without, each source must be unspent or pending and
+        With ``melt`` its entry becomes SETTLED in the same transaction, whatever other writers have done to its
+        documents (:mod:`melt.store.altered`): the mint has consumed them. Without, each source must be unspent or pending and
         reserved by no open melt. A second call with the same ``transaction_id`` writes nothing and answers what the
         first one did. Raises :class:`melt.errors.LostRace`, :class:`melt.errors.DuplicateSecret` for a proof that
         lies in any document already, :class:`melt.errors.StoreError` with TOKEN_ALREADY_SPENT.
@@ -108,10 +108,12 @@ class AtomicMelts(Melts):
                 finishing=melt is not None,
             )
             ledger.begin()
+            ending: Ending | None = None
             if melt is None:
                 self._spend_whole(session, ledger, source_token_ids, owner)
             else:
-                self._spend(ledger, melt, melt.inputs, SPENT, spent_is_fine=True)
+                ending = Ending(ledger=ledger, melt=melt, now=now)
+                ending.spend(melt.inputs, SPENT)
             keep = ledger.store_new(
                 owner,
                 keep_proofs,
@@ -129,9 +131,13 @@ class AtomicMelts(Melts):
                 reason=CHANGE,
             )
             ledger.finish()
-            if melt is not None:
+            if melt is not None and ending is not None:
+                record_altered(
+                    self._c, session, melt, ending.altered, now, settle=self._settle, stopwatch=self._stopwatch
+                )
                 changes = {
                     **(journal_changes or {}),
+                    "altered": (*melt.altered, *ending.altered),
                     "change_token_id": change[0] if change else None,
                     "change_amount": sum(proof.amount for proof in melt_change_proofs),
                     "keep_token_ids": (*melt.keep_token_ids, *keep),
@@ -147,24 +153,34 @@ class AtomicMelts(Melts):
         except LostRace:
             # T3 of a melt whose sources were all spent before and that had no change leaves no audit entry to
             # know it by: the journal says whether it is done.
-            if melt is None or self._state(melt.id) is not MeltState.SETTLED:
+            stored = None if melt is None else self._one({"_id": str(melt.id)})
+            if stored is None or stored.state is not MeltState.SETTLED or stored.inputs_gone:
                 raise
         return self._result_of(operation_id)
 
     @store_method
-    def mark_tokens_spent(self, token_ids: Sequence[TokenId], *, operation_id: str, reason: str, actor: Actor) -> int:
+    def mark_tokens_spent(
+        self,
+        token_ids: Sequence[TokenId],
+        *,
+        operation_id: str,
+        reason: str,
+        actor: Actor,
+        note: str | None = None,
+        reserved_too: bool = False,
+    ) -> int:
         """
         See :meth:`melt.ports.Store.mark_tokens_spent`; a repeated operation moves nothing and answers 0.
 
-        Raises :class:`melt.errors.LostRace` for a document that is gone or reserved by an open melt, and
-        :class:`melt.errors.StoreError` with PROOF_STATE_INCONSISTENCY for a failed one.
+        Raises :class:`melt.errors.LostRace` for a document that is gone or (unless ``reserved_too``) reserved by an open
+        melt, and :class:`melt.errors.StoreError` with PROOF_STATE_INCONSISTENCY for a failed one.
         """
         if not 0 < len(token_ids) <= SOURCES_MAX:
             raise StoreError(Code.INVALID_REQUEST, f"1 to {SOURCES_MAX} token documents at a time")
         now = self._now()
 
         def work(session: ClientSession) -> int:
-            ledger = self._new_ledger(session, now=now, operation_id=operation_id, actor=actor)
+            ledger = self._new_ledger(session, now=now, operation_id=operation_id, actor=actor, note=note)
             ledger.begin()
             for held in ledger.load(token_ids):
                 if held.token.status is TokenStatus.SPENT:
@@ -172,8 +188,11 @@ class AtomicMelts(Melts):
                 if held.token.status is TokenStatus.FAILED:
                     detail = f"token {held.token.id} is failed, which is final"
                     raise StoreError(Code.PROOF_STATE_INCONSISTENCY, detail)
-                self._refuse_reserved(session, held)
-                ledger.move(held, TokenStatus.SPENT, reason=reason)
+                if not reserved_too:
+                    self._refuse_reserved(session, held)
+                # An open entry's mark stays: it must see that the document was its own.
+                mark = held.token.reservation if self._is_reserved(session, held.token) else None
+                ledger.move(held, TokenStatus.SPENT, reason=reason, reservation=mark)
             ledger.finish()
             return len(ledger.entries)
 
@@ -191,29 +210,6 @@ class AtomicMelts(Melts):
             raise InvariantBroken(msg)
         return found
 
-    def _state(self, melt_id: MeltId) -> MeltState | None:
-        found = self._one({"_id": str(melt_id)})
-        return None if found is None else found.state
-
-    def _spend(
-        self, ledger: Ledger, melt: Melt, inputs: Sequence[InputRef], reason: str, *, spent_is_fine: bool = False
-    ) -> None:
-        """The documents of a melt's inputs to ``spent``; a stranger's proofs in them are split off first."""
-        wanted = ys_by_token(inputs)
-        for held in ledger.load(wanted):
-            token = held.token
-            check_owner(melt, token.npub, token.mint_url, token.id)
-            if token.reservation is not None and token.reservation.melt_id != melt.id:
-                msg = f"token {token.id} is reserved by another melt"
-                raise LostRace(msg)
-            if token.status is TokenStatus.SPENT and spent_is_fine:
-                continue
-            if token.status not in {TokenStatus.PENDING, TokenStatus.UNSPENT}:
-                msg = f"token {token.id} is {token.status} and can't be spent by melt {melt.id}"
-                raise LostRace(msg)
-            rest = ledger.move(held, TokenStatus.SPENT, reason=reason, take=wanted[token.id])
-            store_rest(ledger, held, rest, token.status, "melt_split")
-
     def _spend_whole(self, session: ClientSession, ledger: Ledger, token_ids: Sequence[TokenId], owner: Owner) -> None:
         for held in ledger.load(token_ids):
             token = held.token
@@ -230,13 +226,9 @@ class AtomicMelts(Melts):
             ledger.move(held, TokenStatus.SPENT, reason=SPENT)
 
     def _refuse_reserved(self, session: ClientSession, held: Held) -> None:
-        if held.token.reservation is not None and self._is_live(session, held.token.reservation.melt_id):
+        if self._is_reserved(session, held.token):
             msg = f"token {held.token.id} is reserved by an open melt"
             raise LostRace(msg)
-
-    def _is_live(self, session: ClientSession, melt_id: MeltId) -> bool:
-        found = self._one({"_id": str(melt_id)}, session)
-        return found is not None and found.is_open
 
     def _result_of(self, operation_id: str) -> AtomicResult:
         """What an earlier run did, from its audit entries."""
@@ -280,18 +272,6 @@ def _result(ledger: Ledger) -> AtomicResult:
     )
 
 
-def store_rest(ledger: Ledger, held: Held, rest: Loose | None, status: TokenStatus, reason: str) -> None:
-    """Put proofs that were split off a document into its sibling ``<its tx>_keep``."""
-    if rest is not None:
-        ledger.store_loose(
-            [rest],
-            name=f"{held.token.transaction_id}_keep",
-            parent=held.token.transaction_id,
-            status=status,
-            reason=reason,
-        )
-
-
 def owner_of(melt: Melt) -> Owner:
     """Whose a melt's new documents are."""
     return Owner(npub=melt.npub, wallet_id=melt.wallet_id, mint_url=melt.mint_url)
@@ -307,11 +287,17 @@ def check_books(melt: Melt, *, change: int, shortfall: int, fees_paid: int) -> N
     I5: inputs = amount + input fee + Lightning fee + change + shortfall, in the melt's unit.
 
     A mint may give more than it had to (change above what was overpaid, an input fee that it did not take); then
-    nothing may be booked as a fee or as missing. Raises :class:`melt.errors.InvariantBroken`.
+    nothing may be booked as a fee or as missing. Where inputs are gone and nobody knows whether it was paid, nothing is
+    booked but change that came back: all else is ``unaccounted``. Raises :class:`melt.errors.InvariantBroken`.
     """
     if min(change, shortfall, fees_paid) < 0:
         msg = f"melt {melt.id} would settle with a negative amount"
         raise InvariantBroken(msg)
+    if melt.inputs_gone:
+        if shortfall or fees_paid or change + melt.unaccounted != melt.inputs_amount:
+            msg = f"melt {melt.id} books a payment that nobody knows of (I5)"
+            raise InvariantBroken(msg)
+        return
     left = melt.overpaid - change - shortfall - fees_paid
     if left > 0 or (left < 0 and (shortfall or fees_paid)):
         msg = (

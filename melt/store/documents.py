@@ -267,6 +267,12 @@ def _proof(raw: object) -> Proof | str:
     )
 
 
+def read_proofs(raw: object) -> tuple[Proof, ...]:
+    """The readable ones of raw proofs that lie outside of any token document."""
+    found = [_proof(item) for item in raw] if isinstance(raw, list) else []
+    return tuple(proof for proof in found if not isinstance(proof, str))
+
+
 def _lower_hex(text: str) -> str:
     return text.lower() if _HEX.fullmatch(text) else text
 

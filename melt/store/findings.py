@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
 
     from melt.model import Correction, Finding
-    from melt.settling import SettlePolicy
-    from melt.store.connect import Document
+    from melt.settling import SettlePolicy, Stopwatch
+    from melt.store.connect import Collections, Document
 
 HISTORY_MAX = 20
 YS_MAX = 1000
@@ -83,28 +83,7 @@ class Findings(Core):
 
     def _record(self, session: ClientSession, findings: Sequence[Finding], now: datetime) -> dict[str, Document]:
         """By id: the record as it is now."""
-        by_id = {discrepancy_id(finding): finding for finding in findings}
-        present = {
-            raw["_id"]: raw for raw in self._c.discrepancies.find({"_id": {"$in": list(by_id)}}, session=session)
-        }
-        seen: dict[str, Document] = {}
-        collided = False
-        for key, finding in by_id.items():
-            before = read_watched(present.get(key) or {})
-            added_ms, watcher = self._stopwatch.added_ms(key, before)
-            after = _seen(present.get(key), finding, now, self._settle, added_ms=added_ms, watcher=watcher)
-            seen[key] = after
-            try:
-                if key in present:
-                    self._c.discrepancies.replace_one({"_id": key}, after, session=session)
-                else:
-                    self._c.discrepancies.insert_one(after, session=session)
-            except DuplicateKeyError:
-                collided = True
-                break
-        if collided:
-            raise Retry
-        return seen
+        return write_findings(self._c, session, findings, now, settle=self._settle, stopwatch=self._stopwatch)
 
     @store_method
     def clear_unseen(self, subjects: Sequence[str], seen: Sequence[str]) -> int:
@@ -247,6 +226,44 @@ class Findings(Core):
             (group["_id"]["type"], group["_id"]["severity"], group["_id"].get("mint") or ""): int(group["number"])
             for group in self._c.discrepancies.aggregate(pipeline)
         }
+
+
+def write_findings(
+    collections: Collections,
+    session: ClientSession,
+    findings: Sequence[Finding],
+    now: datetime,
+    *,
+    settle: SettlePolicy,
+    stopwatch: Stopwatch,
+) -> dict[str, Document]:
+    """
+    Open, see again or re-open in a transaction that is under way; the records afterwards, by id.
+
+    The caller tells ``stopwatch`` of what was committed (:meth:`melt.settling.Stopwatch.noted`).
+    """
+    by_id = {discrepancy_id(finding): finding for finding in findings}
+    present = {
+        raw["_id"]: raw for raw in collections.discrepancies.find({"_id": {"$in": list(by_id)}}, session=session)
+    }
+    seen: dict[str, Document] = {}
+    collided = False
+    for key, finding in by_id.items():
+        before = read_watched(present.get(key) or {})
+        added_ms, watcher = stopwatch.added_ms(key, before)
+        after = _seen(present.get(key), finding, now, settle, added_ms=added_ms, watcher=watcher)
+        seen[key] = after
+        try:
+            if key in present:
+                collections.discrepancies.replace_one({"_id": key}, after, session=session)
+            else:
+                collections.discrepancies.insert_one(after, session=session)
+        except DuplicateKeyError:
+            collided = True
+            break
+    if collided:
+        raise Retry
+    return seen
 
 
 def _seen(

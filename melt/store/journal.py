@@ -1,11 +1,13 @@
 """
 Journal entries and their documents.
 
-A document holds the entry's fields under their own names (``id`` as ``_id``) and four that only the database needs:
+A document holds the entry's fields under their own names (``id`` as ``_id``) and five that only the database needs:
 
 - ``claim``: the payment hash, until the entry is RELEASED; its unique index holds I1;
 - ``held``: the Ys that the entry holds while it is open; their unique index keeps two entries from one proof;
 - ``mint_key``: the mint's URL in the form in which URLs are compared;
+- ``proofs``: the inputs' raw proofs while the entry is open, so that no other writer's hand on a token document can keep
+  it from its end; no value of the model carries them (I10);
 - ``operation``: the mark of the write that made this version, by which a repeated write knows itself.
 """
 
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from melt.errors import InvariantBroken
 from melt.model import (
     Actor,
+    Altered,
     InputRef,
     JournalKind,
     KeysetId,
@@ -38,6 +41,8 @@ from melt.model import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from melt.store.connect import Document
 
 MELT_FIELDS = frozenset(field.name for field in fields(Melt))
@@ -63,8 +68,8 @@ def held_ys(melt: Melt) -> list[str]:
     return sorted(held)
 
 
-def melt_document(melt: Melt, operation: str) -> Document:
-    """The whole entry."""
+def melt_document(melt: Melt, operation: str, proofs: Sequence[Document] = ()) -> Document:
+    """The whole entry; ``proofs`` are its inputs', raw."""
     document: Document = {"_id": str(melt.id)}
     document |= {name: encode(getattr(melt, name)) for name in sorted(MELT_FIELDS - {"id"})}
     if melt.idempotency_key is None:
@@ -72,6 +77,8 @@ def melt_document(melt: Melt, operation: str) -> Document:
         del document["idempotency_key"]
     document["mint_key"] = normalise_mint_url(melt.mint_url)
     document["operation"] = operation
+    if melt.is_open and proofs:
+        document["proofs"] = list(proofs)
     if melt.state is not MeltState.RELEASED and melt.payment_hash is not None:
         document["claim"] = melt.payment_hash
     if melt.is_open and (held := held_ys(melt)):
@@ -80,8 +87,12 @@ def melt_document(melt: Melt, operation: str) -> Document:
     return document
 
 
-def melt_update(old: Melt, new: Melt, operation: str) -> Document:
-    """The update that turns ``old`` into ``new``: what differs, and what follows from the state."""
+def melt_update(old: Melt, new: Melt, operation: str, proofs: Sequence[Document] | None = None) -> Document:
+    """
+    The update that turns ``old`` into ``new``: what differs, and what follows from the state.
+
+    ``proofs`` are those of new inputs, raw; None: the inputs are what they were.
+    """
     changed = {name: encode(getattr(new, name)) for name in MELT_FIELDS if getattr(new, name) != getattr(old, name)}
     changed["operation"] = operation
     gone: dict[str, str] = {}
@@ -89,6 +100,10 @@ def melt_update(old: Melt, new: Melt, operation: str) -> Document:
         changed["held"] = held
     else:
         gone["held"] = ""
+    if not new.is_open:
+        gone["proofs"] = ""
+    elif proofs is not None:
+        changed["proofs"] = list(proofs)
     if new.state is MeltState.RELEASED:
         gone["claim"] = ""
     return {"$set": changed, "$unset": gone} if gone else {"$set": changed}
@@ -142,6 +157,7 @@ def _read_melt(document: Document) -> Melt:
         fees_paid=_int_or_none(get("fees_paid")),
         swap_fee=int(get("swap_fee", 0)),
         shortfall=int(get("shortfall", 0)),
+        unaccounted=int(get("unaccounted", 0)),
         keep_token_ids=_token_ids(get("keep_token_ids", ())),
         keep_amount=int(get("keep_amount", 0)),
         change_token_id=None if get("change_token_id") is None else TokenId(document["change_token_id"]),
@@ -150,6 +166,7 @@ def _read_melt(document: Document) -> Melt:
         error_detail=get("error_detail"),
         resolution=_resolution(get("resolution")),
         note=get("note"),
+        altered=_altered(get("altered") or ()),
         actor=read_actor(document["actor"]),
         created_at=record_time(document["created_at"]),
         updated_at=record_time(document["updated_at"]),
@@ -193,6 +210,23 @@ def _inputs(raw: Any) -> tuple[InputRef, ...]:
             y=Y(item["y"]),
             amount=int(item["amount"]),
             keyset_id=KeysetId(item["keyset_id"]),
+        )
+        for item in raw
+    )
+
+
+def _altered(raw: Any) -> tuple[Altered, ...]:
+    return tuple(
+        Altered(
+            token_id=TokenId(item["token_id"]),
+            what=item["what"],
+            done=item["done"],
+            amount=int(item["amount"]),
+            ys=tuple(Y(y) for y in item["ys"]),
+            written=bool(item["written"]),
+            deleted=bool(item["deleted"]),
+            changed_at=moment(item.get("changed_at")),
+            seen_at=record_time(item["seen_at"]),
         )
         for item in raw
     )

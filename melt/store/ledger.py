@@ -134,22 +134,38 @@ class Ledger:
 
         Raises :class:`melt.errors.LostRace` where one is gone or can't be read any more.
         """
-        wanted = list(dict.fromkeys(ids))
-        raw_wanted = [raw_id for token_id in wanted for raw_id in raw_ids(token_id)]
-        found: dict[TokenId, Held] = {}
+        loaded: list[Held] = []
+        for token_id, found in self.find(ids).items():
+            if isinstance(found, MalformedToken):
+                msg = f"token {token_id} can't be read"
+                raise LostRace(msg)
+            if found is None:
+                msg = f"token {token_id} is not there"
+                raise LostRace(msg)
+            loaded.append(found)
+        return loaded
+
+    def find(self, ids: Iterable[TokenId]) -> dict[TokenId, Held | MalformedToken | None]:
+        """The documents in the order of ``ids``, each once; None for one that is gone."""
+        found: dict[TokenId, Held | MalformedToken | None] = dict.fromkeys(ids)
+        raw_wanted = [raw_id for token_id in found for raw_id in raw_ids(token_id)]
         for start in range(0, len(raw_wanted), BATCH_MAX):
             chosen = {"_id": {"$in": raw_wanted[start : start + BATCH_MAX]}}
             for raw in self._c.tokens.find(chosen, session=self._session):
                 token = read_token(raw)
-                if isinstance(token, MalformedToken):
-                    msg = f"token {token.id} can't be read"
-                    raise LostRace(msg)
-                found[token.id] = Held(raw=raw, token=token)
-        missing = [token_id for token_id in wanted if token_id not in found]
-        if missing:
-            msg = f"token {missing[0]} is not there"
-            raise LostRace(msg)
-        return [found[token_id] for token_id in wanted]
+                found[token.id] = token if isinstance(token, MalformedToken) else Held(raw=raw, token=token)
+        return found
+
+    def elsewhere(self, secrets: Sequence[str]) -> frozenset[str]:
+        """Those of ``secrets`` that any document holds."""
+        wanted: set[object] = set(secrets)
+        known: set[str] = set()
+        for start in range(0, len(secrets), BATCH_MAX):
+            chosen = {"proofs.secret": {"$in": list(secrets[start : start + BATCH_MAX])}}
+            for raw in self._c.tokens.find(chosen, {"proofs.secret": 1}, session=self._session):
+                held = [proof.get("secret") for proof in raw["proofs"] if isinstance(proof, dict)]
+                known |= {str(secret) for secret in held if secret in wanted}
+        return frozenset(known)
 
     def move(
         self,
@@ -185,6 +201,7 @@ class Ledger:
             discrepancy_id=self._discrepancy_id,
             note=self._note,
             fence=self._fence,
+            reserved=self.is_ours(token),
         )
         changed: Document = {"status": str(to), "updatedAt": self._now, "rev": _next_rev(token.rev)}
         update: Document = {"$set": changed}
@@ -203,6 +220,7 @@ class Ledger:
         else:
             update["$unset"] = {"reservation": ""}
         self._compare_and_set(held, update)
+        self.writes += 1
         self.entries.append(entry)
         return rest
 
@@ -212,13 +230,23 @@ class Ledger:
             self._gate()
             self._passed = True
 
+    def is_ours(self, token: Token) -> bool:
+        """Whether the document carries the reservation of the entry that this operation belongs to."""
+        return (
+            self._melt_id is not None and token.reservation is not None and token.reservation.melt_id == self._melt_id
+        )
+
+    def unreserve(self, held: Held) -> None:
+        """Take our reservation off a document whose status stays as another writer has set it."""
+        changed: Document = {"updatedAt": self._now, "rev": _next_rev(held.token.rev)}
+        self._compare_and_set(held, {"$set": changed, "$unset": {"reservation": ""}})
+
     def _compare_and_set(self, held: Held, update: Document) -> None:
         self._pass_gate()
         present = {"_id": held.raw["_id"], "status": held.raw["status"], "rev": held.raw.get("rev")}
         if self._c.tokens.update_one(present, update, session=self._session).modified_count != 1:
             msg = f"token {held.token.id} was moved by somebody else"
             raise LostRace(msg)
-        self.writes += 1
 
     def store_new(
         self,

@@ -32,8 +32,9 @@ from melt.store.core import Core, bounded, in_batches, new_mark
 from melt.store.documents import raw_ids, read_token
 from melt.store.door import pass_door
 from melt.store.faults import Retry, key_of, store_method
+from melt.store.inputs import raw_of, ys_by_token
 from melt.store.journal import MELT_FIELDS, held_ys, melt_document, melt_update, read_melt
-from melt.store.ledger import BATCH_MAX
+from melt.store.ledger import BATCH_MAX, Held
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -180,19 +181,24 @@ class Melts(Core):
         if blanks is not None:
             entry = replace(entry, blanks=self._take_counters(session, seed_id, blanks[0], (0,) * blanks[1]))
         if melt.kind is JournalKind.MELT:
-            entry = self._reserve_inputs(session, entry)
+            entry, proofs = self._reserve_inputs(session, entry)
         else:
             # It writes no document yet, but its swap at the mint comes next and must not begin while meltd observes.
             self._pass_gate(session, finishing=False)
             self._require_warrant(session, entry, warrant)
             self._refuse_shared(session, entry)
+            proofs = self._raw_inputs(session, entry)
         if not entry.source_token_ids:
             entry = replace(entry, source_token_ids=tuple(dict.fromkeys(ref.token_id for ref in entry.inputs)))
-        self._insert_entry(session, entry, mark)
+        self._insert_entry(session, entry, mark, proofs)
         return entry
 
-    def _reserve_inputs(self, session: ClientSession, melt: Melt) -> Melt:
-        """Move the inputs' documents to pending; what they hold beyond the inputs becomes ``<tx>_keep``."""
+    def _reserve_inputs(self, session: ClientSession, melt: Melt) -> tuple[Melt, list[Document]]:
+        """
+        Move the inputs' documents to pending; what they hold beyond the inputs becomes ``<tx>_keep``.
+
+        With the entry come the inputs' raw proofs.
+        """
         ledger = self._new_ledger(
             session,
             now=melt.updated_at,
@@ -203,9 +209,10 @@ class Melts(Core):
         wanted = ys_by_token(melt.inputs)
         reservation = Reservation(melt_id=melt.id, at=melt.updated_at)
         rests: list[Loose] = []
+        proofs: list[Document] = []
         for held in ledger.load(wanted):
             check_owner(melt, held.token.npub, held.token.mint_url, held.token.id)
-            if held.token.status is not TokenStatus.UNSPENT or held.token.reservation is not None:
+            if held.token.status is not TokenStatus.UNSPENT or self._is_reserved(session, held.token):
                 msg = f"token {held.token.id} is {held.token.status} and can't be reserved"
                 raise LostRace(msg)
             if held.token.is_sent:
@@ -219,6 +226,7 @@ class Melts(Core):
                 take=wanted[held.token.id],
                 reservation=reservation,
             )
+            proofs += raw_of(held, wanted[held.token.id])
             if rest is not None:
                 rests.append(rest)
         kept = ledger.store_loose(
@@ -230,7 +238,25 @@ class Melts(Core):
         )
         ledger.finish()
         keep_amount = sum(entry.amount for entry in ledger.entries if entry.from_status is None)
-        return replace(melt, keep_token_ids=(*melt.keep_token_ids, *kept), keep_amount=melt.keep_amount + keep_amount)
+        reserved = replace(
+            melt, keep_token_ids=(*melt.keep_token_ids, *kept), keep_amount=melt.keep_amount + keep_amount
+        )
+        return reserved, proofs
+
+    def _is_reserved(self, session: ClientSession, token: Token) -> bool:
+        """Whether an open entry has reserved it: the mark of one that has ended, brought back by another writer, is none."""
+        return token.reservation is not None and self._is_live(session, token.reservation.melt_id)
+
+    def _is_live(self, session: ClientSession, melt_id: MeltId) -> bool:
+        found = self._one({"_id": str(melt_id)}, session)
+        return found is not None and found.is_open
+
+    def _raw_inputs(self, session: ClientSession, melt: Melt) -> list[Document]:
+        """The inputs' raw proofs, from their documents."""
+        wanted = ys_by_token(melt.inputs)
+        ledger = self._new_ledger(session, now=melt.updated_at, operation_id="", actor=melt.actor)
+        found = [held for held in ledger.find(wanted).values() if isinstance(held, Held)]
+        return [raw for held in found for raw in raw_of(held, wanted[held.token.id])]
 
     def _refuse_claimed(self, melt: Melt, session: ClientSession) -> None:
         """The unique indexes hold this too; here the refusal can name the other melt."""
@@ -285,10 +311,10 @@ class Melts(Core):
                     msg = f"token {other['_id']} holds one of the proofs too"
                     raise LostRace(msg)
 
-    def _insert_entry(self, session: ClientSession, melt: Melt, mark: str) -> None:
+    def _insert_entry(self, session: ClientSession, melt: Melt, mark: str, proofs: Sequence[Document]) -> None:
         collided: str | None = None
         try:
-            self._c.melts.insert_one(melt_document(melt, mark), session=session)
+            self._c.melts.insert_one(melt_document(melt, mark, proofs), session=session)
         except DuplicateKeyError as error:
             collided = key_of(error)
         if collided is not None:
@@ -371,6 +397,7 @@ class Melts(Core):
         changes: Mapping[str, object],
         mark: str,
         now: Any,
+        proofs: Sequence[Document] | None = None,
     ) -> Melt:
         """The one conditional update of the journal, by ``{_id, state, rev}``; the only function that changes a state."""
         if to is not melt.state and to not in MELT_MOVES[melt.state]:
@@ -387,7 +414,8 @@ class Melts(Core):
         present = {"_id": str(melt.id), "state": str(melt.state), "rev": melt.rev}
         collided = False
         try:
-            updated = self._c.melts.update_one(present, melt_update(melt, new, mark), session=session).modified_count
+            update = melt_update(melt, new, mark, proofs)
+            updated = self._c.melts.update_one(present, update, session=session).modified_count
         except DuplicateKeyError:
             collided = True
         if collided:
@@ -426,19 +454,15 @@ class Melts(Core):
         return OutputPlan(keyset_id=keyset_id, counter=after - len(amounts), amounts=amounts, seed_id=seed_id)
 
 
-def ys_by_token(inputs: Sequence[InputRef]) -> dict[TokenId, frozenset[Y]]:
-    """The inputs' Ys by document, in the order of the inputs."""
-    grouped: dict[TokenId, set[Y]] = {}
-    for ref in inputs:
-        grouped.setdefault(ref.token_id, set()).add(ref.y)
-    return {token_id: frozenset(ys) for token_id, ys in grouped.items()}
-
-
 def check_owner(melt: Melt, npub: str, mint_url: str, token_id: TokenId) -> None:
-    """Raises :class:`melt.errors.InvariantBroken` where a melt would touch another user's or another mint's token."""
+    """
+    Raises :class:`melt.errors.LostRace` where a melt would touch another user's or another mint's token.
+
+    It was the melt's own user's when it was chosen: another writer may have moved it since.
+    """
     if npub != melt.npub or normalise_mint_url(mint_url) != normalise_mint_url(melt.mint_url):
         msg = f"token {token_id} is not of the user and mint of melt {melt.id}"
-        raise InvariantBroken(msg)
+        raise LostRace(msg)
 
 
 def check_amounts(inputs: Sequence[InputRef], amounts: Mapping[Y, int], token_id: TokenId) -> None:

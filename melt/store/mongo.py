@@ -15,6 +15,7 @@ from melt.store.faults import store_method
 from melt.store.findings import Findings
 from melt.store.holdings import Holdings
 from melt.store.indexes import WalletIndexes, refuse_duplicates
+from melt.store.inputs import Inputs
 from melt.store.leases import LeaseStore
 from melt.store.mode import Modes
 from melt.store.plans import Plans
@@ -64,6 +65,7 @@ class MongoStore(
     WarmReads,
     Restores,
     Settlement,
+    Inputs,
     Findings,
     Settling,
     Records,

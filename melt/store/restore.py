@@ -263,7 +263,8 @@ class Restores(AtomicMelts):
         ys = {y_of(proof.secret): proof.amount for proof in restored.proofs}
         late = sum(amount for y, amount in ys.items() if y in restored.change_ys and y not in known)
         # No more than the books miss: what a mint gives beyond that is nobody's shortfall and nobody's fee.
-        return min(late, melt.shortfall + (melt.fees_paid or 0))
+        missing = melt.unaccounted if melt.inputs_gone else melt.shortfall + (melt.fees_paid or 0)
+        return min(late, missing)
 
     def _correct_books(
         self, session: ClientSession, melt: Melt, late: int, made: TokenId, mark: str, now: datetime
@@ -274,11 +275,13 @@ class Restores(AtomicMelts):
         How much of the shortfall is paid by it, and how much is left.
         """
         paid = min(late, melt.shortfall)
+        gone = {"unaccounted": melt.unaccounted - late, "fees_paid": None} if melt.inputs_gone else {}
         changes: dict[str, Any] = {
             "change_amount": melt.change_amount + late,
             "shortfall": melt.shortfall - paid,
             "fees_paid": max(0, (melt.fees_paid or 0) - (late - paid)),
             "change_token_id": melt.change_token_id or made,
+            **gone,
         }
         after = replace(melt, **changes)
         check_books(after, change=after.change_amount, shortfall=after.shortfall, fees_paid=after.fees_paid or 0)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from melt.audit import fence_operation, reclaim_operation, release_operation, swap_operation
+from melt.audit import fence_operation, gone_operation, reclaim_operation, release_operation, swap_operation
 from melt.ecash import y_of
-from melt.errors import InvariantBroken, LostRace
+from melt.errors import Code, InvariantBroken
 from melt.model import (
     Action,
     DiscrepancyState,
@@ -14,15 +15,17 @@ from melt.model import (
     JournalKind,
     MeltState,
     Reservation,
+    ResolveAs,
     TokenId,
     TokenStatus,
 )
-from melt.store.atomic import KEEP, AtomicMelts, note_of, owner_of, store_rest
+from melt.store.altered import Ending, record_altered
+from melt.store.atomic import KEEP, AtomicMelts, note_of, owner_of
 from melt.store.core import in_batches, new_mark
+from melt.store.documents import raw_proof, read_proofs
 from melt.store.faults import AlreadyDone, store_method
 from melt.store.findings import close_update
 from melt.store.ledger import Ledger
-from melt.store.melts import ys_by_token
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,8 +33,8 @@ if TYPE_CHECKING:
 
     from pymongo.client_session import ClientSession
 
-    from melt.model import Melt, NewProof, SwapPlan, Y
-    from melt.store.ledger import Held
+    from melt.model import Altered, Melt, NewProof, Resolution, SwapPlan, Y
+    from melt.store.connect import Document
 
 
 class Settlement(AtomicMelts):
@@ -46,13 +49,16 @@ class Settlement(AtomicMelts):
         def work(session: ClientSession) -> Melt:
             ledger = self._ledger(session, now, swap_operation(melt.id), melt)
             ledger.begin()
-            self._spend(ledger, melt, plan.inputs, "melt_swapped")
+            ending = Ending(ledger=ledger, melt=melt, now=now)
+            ending.spend(plan.inputs, "melt_swapped")
             keep = self._store_ours(ledger, melt, keep_proofs, "_keep", TokenStatus.UNSPENT, KEEP)
             reservation = Reservation(melt_id=melt.id, at=now)
             pay = self._store_ours(ledger, melt, pay_proofs, "_send", TokenStatus.PENDING, "melt_send", reservation)
             ledger.finish()
-            changes = {"inputs": _refs(pay_proofs, pay), **_kept(melt, plan, keep_proofs, keep)}
-            return self._move(session, melt, MeltState.READY, changes, mark, now)
+            altered = self._altered(session, melt, ending)
+            changes = {"inputs": _refs(pay_proofs, pay), **altered, **_kept(melt, plan, keep_proofs, keep)}
+            raw = [raw_proof(proof) for proof in pay_proofs]
+            return self._move(session, melt, MeltState.READY, changes, mark, now, proofs=raw)
 
         return self._ended(melt, work)
 
@@ -66,10 +72,11 @@ class Settlement(AtomicMelts):
             ledger = self._ledger(session, now, fence_operation(melt.id), melt)
             ledger.begin()
             # Inputs that the fence left out were found spent when it was planned; a stranger may have noted that.
-            self._spend(ledger, melt, melt.inputs, "melt_fenced", spent_is_fine=True)
+            ending = Ending(ledger=ledger, melt=melt, now=now)
+            ending.spend(melt.inputs, "melt_fenced")
             made = self._store_ours(ledger, melt, proofs, "_fenced", TokenStatus.UNSPENT, "melt_fenced")
             ledger.finish()
-            changes = _kept(melt, plan, proofs, made)
+            changes = {**self._altered(session, melt, ending), **_kept(melt, plan, proofs, made)}
             return self._move(session, melt, MeltState.RELEASED, changes, mark, now)
 
         return self._ended(melt, work)
@@ -105,7 +112,7 @@ class Settlement(AtomicMelts):
         See :meth:`melt.ports.Store.release`.
 
         A document with proofs of both kinds keeps the spent ones; the others go to a sibling ``<its tx>_keep``.
-        Documents that somebody else has moved on from pending are left as they are.
+        What others have done to the documents meanwhile keeps nothing from its end (:mod:`melt.store.altered`).
         """
         gone = frozenset(spent)
         mark, now = new_mark(), self._now()
@@ -113,16 +120,56 @@ class Settlement(AtomicMelts):
         def work(session: ClientSession) -> Melt:
             ledger = self._ledger(session, now, release_operation(melt.id), melt)
             ledger.begin()
+            ending = Ending(ledger=ledger, melt=melt, now=now, kept=self._kept_proofs(session, melt))
             if melt.kind is JournalKind.MELT:
-                for held in ledger.load(ys_by_token(melt.inputs)):
-                    _give_back(ledger, held, melt, gone)
+                ending.give_back(gone)
             ledger.finish()
-            changes = {"error_code": error_code, "error_detail": error_detail}
+            altered = self._altered(session, melt, ending)
+            changes = {"error_code": error_code, "error_detail": error_detail, **altered}
             return self._move(session, melt, MeltState.RELEASED, changes, mark, now)
 
         return self._ended(melt, work)
 
+    @store_method
+    def finish_gone(self, melt: Melt, decision: Resolution) -> Melt:
+        """See :meth:`melt.ports.Store.finish_gone`. The claim on the payment hash stays: the entry is not RELEASED."""
+        if decision.outcome is not ResolveAs.INPUTS_GONE:
+            msg = f"melt {melt.id} was decided to be {decision.outcome}"
+            raise InvariantBroken(msg)
+        mark, now = new_mark(), self._now()
+
+        def work(session: ClientSession) -> Melt:
+            ledger = self._ledger(session, now, gone_operation(melt.id), replace(melt, resolution=decision))
+            ledger.begin()
+            ending = Ending(ledger=ledger, melt=melt, now=now)
+            ending.spend(melt.inputs, "melt_inputs_gone")
+            ledger.finish()
+            changes: dict[str, object] = {
+                "resolution": decision,
+                "fees_paid": None,
+                "unaccounted": melt.inputs_amount,
+                "error_code": Code.OUTCOME_UNKNOWN.value,
+                "error_detail": "the inputs are gone, and nobody knows whether the invoice was paid",
+                **self._altered(session, melt, ending),
+            }
+            return self._move(session, melt, MeltState.SETTLED, changes, mark, now)
+
+        return self._ended(melt, work)
+
     # --- parts ---
+
+    def _altered(self, session: ClientSession, melt: Melt, ending: Ending) -> dict[str, tuple[Altered, ...]]:
+        """What changes in the journal by what others have done; the records of it are written here."""
+        if not ending.altered:
+            return {}
+        record_altered(
+            self._c, session, melt, ending.altered, ending.now, settle=self._settle, stopwatch=self._stopwatch
+        )
+        return {"altered": (*melt.altered, *ending.altered)}
+
+    def _kept_proofs(self, session: ClientSession, melt: Melt) -> list[Document]:
+        raw = self._c.melts.find_one({"_id": str(melt.id)}, {"proofs": 1}, session=session) or {}
+        return [proof for proof in raw.get("proofs") or () if read_proofs([proof])]
 
     def _ledger(self, session: ClientSession, now: datetime, operation_id: str, melt: Melt) -> Ledger:
         return self._new_ledger(
@@ -161,21 +208,6 @@ class Settlement(AtomicMelts):
             reason=reason,
             reservation=reservation,
         )
-
-
-def _give_back(ledger: Ledger, held: Held, melt: Melt, gone: frozenset[Y]) -> None:
-    token = held.token
-    if token.status is not TokenStatus.PENDING:
-        return
-    if token.reservation is not None and token.reservation.melt_id != melt.id:
-        msg = f"token {token.id} is reserved by another melt"
-        raise LostRace(msg)
-    consumed = frozenset(proof.y for proof in token.proofs) & gone
-    if not consumed:
-        ledger.move(held, TokenStatus.UNSPENT, reason="melt_released")
-        return
-    rest = ledger.move(held, TokenStatus.SPENT, reason="melt_released_spent", take=consumed)
-    store_rest(ledger, held, rest, TokenStatus.UNSPENT, "melt_released")
 
 
 def _checked_plan(melt: Melt, plan: SwapPlan | None, proofs: Sequence[NewProof]) -> SwapPlan:

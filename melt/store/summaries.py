@@ -23,6 +23,7 @@ from melt.model import (
     JournalKind,
     MeltState,
     MintAlias,
+    ResolveAs,
 )
 from melt.store.core import Core, bounded
 from melt.store.documents import whole_number
@@ -137,7 +138,7 @@ class Summaries(Core):
         whose: Document = {} if npub is None else {"npub": npub}
         for group in self._ended_in_day(mint, since, until, whose):
             numbers = sums[group["_id"]["npub"], group["_id"]["unit"]].numbers
-            for name in ("melts", "paid", "lightning_fees", "input_fees", "shortfall", "reclaimed"):
+            for name in ("melts", "paid", "lightning_fees", "input_fees", "shortfall", "unaccounted", "reclaimed"):
                 numbers[name] += int(group[name])
         chosen: tuple[tuple[Document, str], ...] = (
             ({"first_seen": {"$gte": since, "$lt": until}}, "found"),
@@ -159,7 +160,9 @@ class Summaries(Core):
     def _ended_in_day(self, mint: MintAlias, since: datetime, until: datetime, whose: Document) -> Iterator[Document]:
         """Journal entries that ended in the day, by user and unit; ``updated_at`` is never before ``ended_at``."""
         paid = {"$eq": ["$kind", JournalKind.MELT.value]}
-        settled = {"$and": [paid, {"$eq": ["$state", MeltState.SETTLED.value]}]}
+        # Where the inputs are gone and nobody knows what became of the payment, nothing is called paid.
+        known = {"$ne": ["$resolution.outcome", ResolveAs.INPUTS_GONE.value]}
+        settled = {"$and": [paid, known, {"$eq": ["$state", MeltState.SETTLED.value]}]}
         back = {
             "$and": [
                 {"$eq": ["$kind", JournalKind.RECLAIM.value]},
@@ -189,6 +192,7 @@ class Summaries(Core):
                     "payment_fees": where(settled, "$input_fee"),
                     "swap_fees": {"$sum": "$swap_fee"},
                     "shortfall": where(settled, "$shortfall"),
+                    "unaccounted": {"$sum": {"$ifNull": ["$unaccounted", 0]}},
                     "reclaimed": where(back, "$keep_amount"),
                 }
             },

@@ -61,7 +61,17 @@ from melt.model import (
 from melt.ports import Leases, SpentRecords, Store
 from melt.store import MongoStore
 from tests.simulation.model_store import ModelStore
-from tests.support.store import KEYSET, MINT_URL, fake_proof, insert_token, insert_wallet, make_melt, npub, warrant_of
+from tests.support.store import (
+    KEYSET,
+    MINT_URL,
+    fake_proof,
+    insert_token,
+    insert_wallet,
+    make_melt,
+    new_proof,
+    npub,
+    warrant_of,
+)
 
 ACTOR = Actor(name="test", uid=7)
 SEED = "5eed5eed5eed5eed"
@@ -90,7 +100,15 @@ class ManualClock:
 class Bench:
     """A store under test, and what a wallet service writes beside it."""
 
-    def __init__(self, store: Store, clock: ManualClock, plant: Callable[..., str], wallet: Callable[..., str]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        clock: ManualClock,
+        plant: Callable[..., str],
+        wallet: Callable[..., str],
+        change: Callable[[TokenId, dict[str, Any] | None], None],
+    ) -> None:
+        self._change = change
         self.store = store
         self.clock = clock
         self._plant = plant
@@ -127,6 +145,14 @@ class Bench:
         assert len(found) == 1, f"{len(found)} documents are called {transaction_id}"
         return found[0]
 
+    def change(self, token: Token, **fields: Any) -> None:
+        """Another writer changes a document; ``reservation=None`` takes it off."""
+        self._change(token.id, fields)
+
+    def delete(self, token: Token) -> None:
+        """Another writer deletes it."""
+        self._change(token.id, None)
+
     def sums(self, owner: str) -> dict[str, int]:
         return {balance.status: balance.amount for balance in self.store.balances(owner) if balance.amount}
 
@@ -152,7 +178,16 @@ def bench(request: pytest.FixtureRequest) -> Bench:
         def plant(owner: str, proofs: list[dict[str, Any]], **more: Any) -> str:
             return model.plant(_token(model, owner, proofs, **more))
 
-        return Bench(model, clock, plant, model.plant_wallet)
+        def alter(token_id: TokenId, fields: dict[str, Any] | None) -> None:
+            with model.tables.transaction():
+                if fields is None:
+                    model.tables.drop_token(token_id)
+                    return
+                if "proofs" in fields:
+                    fields = fields | {"total_amount": sum(proof.amount for proof in fields["proofs"])}
+                model.tables.put_token(token_id, replace(model.tables.token(token_id), **fields))
+
+        return Bench(model, clock, plant, model.plant_wallet, alter)
     db = request.getfixturevalue("db")
     mongo = request.getfixturevalue("make_store")(clock=clock)
 
@@ -163,7 +198,25 @@ def bench(request: pytest.FixtureRequest) -> Bench:
             more["wallet_id"] = ObjectId(more["wallet_id"])
         return insert_token(db, owner, proofs, **more)
 
-    return Bench(mongo, clock, insert, lambda *args: str(insert_wallet(db, *args)))
+    def write(token_id: TokenId, fields: dict[str, Any] | None) -> None:
+        from bson import ObjectId
+
+        chosen = {"_id": ObjectId(token_id)}
+        if fields is None:
+            db["cashu_tokens"].delete_one(chosen)
+            return
+        update: dict[str, Any] = {"$set": {name: value for name, value in fields.items() if name != "reservation"}}
+        if "proofs" in fields:
+            names = {proof.y: proof.secret for proof in fields["proofs"]}
+            stored = db["cashu_tokens"].find_one(chosen)
+            assert stored is not None
+            update["$set"]["proofs"] = [raw for raw in stored["proofs"] if raw["secret"] in names.values()]
+            update["$set"]["total_amount"] = sum(proof.amount for proof in fields["proofs"])
+        if "reservation" in fields:
+            update["$unset"] = {"reservation": ""}
+        db["cashu_tokens"].update_one(chosen, {name: part for name, part in update.items() if part})
+
+    return Bench(mongo, clock, insert, lambda *args: str(insert_wallet(db, *args)), write)
 
 
 def _token(
@@ -817,6 +870,129 @@ def test_a_release_gives_back_and_marks_what_others_took(bench: Bench) -> None:
     assert (back.status, back.reservation) == (UNSPENT, None)
     assert bench.store.release(melt, spent=(gone,), error_code="TOKEN_ALREADY_SPENT", error_detail="o") == released
     assert bench.sums(user) == {"spent": 16, "unspent": 6}
+
+
+OTHERS: dict[str, Callable[[Bench, Token], None]] = {
+    "failed": lambda bench, token: bench.change(token, status=FAILED),
+    "spent": lambda bench, token: bench.change(token, status=SPENT),
+    "unspent": lambda bench, token: bench.change(token, status=UNSPENT),
+    "deleted": lambda bench, token: bench.delete(token),
+    "another's": lambda bench, token: bench.change(token, npub="npub1" + "z" * 58),
+    "another mint's": lambda bench, token: bench.change(token, mint_url="http://elsewhere"),
+    "unreserved": lambda bench, token: bench.change(token, reservation=None),
+    "taken back": lambda bench, token: bench.change(token, status=UNSPENT, reservation=None),
+    "less": lambda bench, token: bench.change(token, proofs=bench.again(token).proofs[:1]),
+}
+"""What others do to a reserved document."""
+AFTER_T3 = {"deleted": None, "unreserved": PENDING, "taken back": UNSPENT}
+"""What becomes of it by T3, where it is not spent."""
+AFTER_RELEASE = {"deleted": None, "unreserved": PENDING, "spent": SPENT}
+"""By a release, where it is not unspent."""
+LEFT = {"unreserved", "taken back"}
+"""Left as others have them."""
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_a_payment_settles_whatever_others_did_to_its_documents(bench: Bench, other: str) -> None:
+    """The change is stored and the entry ends; what still carries its mark is spent, the rest is told and left."""
+    user = npub()
+    one, two = bench.token(user, [16, 8]), bench.token(user, [4])
+    melt = followed(bench, bench.reserve([one, two], amount=10))
+    OTHERS[other](bench, one)
+    settled, _ = bench.store.settle(melt, [new_proof(1)], shortfall=0, fees_paid=17, preimage=None)
+    assert (settled.state, settled.change_amount) == (MeltState.SETTLED, 1)
+    found = bench.store.tokens([one.id])
+    after = found[0] if found else None
+    assert (after.status if isinstance(after, Token) else None) is AFTER_T3.get(other, SPENT)
+    assert not isinstance(after, Token) or after.reservation is None
+    assert (bench.again(two).status, bench.again(two).reservation) == (SPENT, None)
+    (told,) = settled.altered
+    assert (told.token_id, told.amount) == (one.id, 24)
+    assert told.written is (other not in {*LEFT, "deleted"})
+    assert bench.store.melt(melt.id) == settled
+    assert bench.store.input_proofs(settled, [two.proofs[0].y]) == (
+        () if isinstance(bench.store, ModelStore) else two.proofs
+    )
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_a_release_gives_everything_back_whatever_others_did(bench: Bench, other: str) -> None:
+    """What lies in no document any more is put back, and nothing twice."""
+    user = npub()
+    one, two = bench.token(user, [16, 8]), bench.token(user, [4])
+    melt = followed(bench, bench.reserve([one, two], amount=10), PostOutcome.FAILED)
+    OTHERS[other](bench, one)
+    released = bench.store.release(melt, spent=(), error_code="PAYMENT_FAILED", error_detail="no")
+    assert (released.state, len(released.altered)) == (MeltState.RELEASED, 1)
+    found = bench.store.tokens([one.id])
+    after = found[0] if found else None
+    assert (after.status if isinstance(after, Token) else None) is AFTER_RELEASE.get(other, UNSPENT)
+    assert not isinstance(after, Token) or after.reservation is None
+    assert bench.again(two).status is UNSPENT
+    put_back = {"deleted": 24, "less": 8}.get(other, 0)
+    if put_back:
+        returned = bench.named(user, f"{melt.transaction_id}_returned")
+        assert (returned.status, returned.amount) == (UNSPENT, put_back)
+    assert ("melt_returned" in {reason for reason, _, _ in bench.reasons(melt)}) is bool(put_back)
+
+
+def test_what_others_took_at_the_mint_is_not_put_back(bench: Bench) -> None:
+    """Their document is gone, and so is the value."""
+    user = npub()
+    one = bench.token(user, [16, 8])
+    melt = followed(bench, bench.reserve([one], amount=10), PostOutcome.FAILED)
+    bench.delete(one)
+    assert set(bench.store.strayed_inputs(melt)) == {proof.y for proof in one.proofs}
+    bench.store.release(melt, spent=[one.proofs[0].y], error_code="X", error_detail="x")
+    assert bench.named(user, f"{melt.transaction_id}_returned").amount == 8
+
+
+def test_proofs_that_others_have_put_into_another_document_are_not_put_back(bench: Bench) -> None:
+    """They would count twice."""
+    user = npub()
+    one = bench.token(user, [16])
+    melt = followed(bench, bench.reserve([one], amount=10), PostOutcome.FAILED)
+    bench.delete(one)
+    proof = one.proofs[0]
+    bench.token(user, [{"id": proof.keyset_id, "amount": 16, "secret": proof.secret, "C": proof.c}])
+    bench.store.release(melt, spent=(), error_code="X", error_detail="x")
+    assert bench.sums(user) == {"unspent": 16}
+
+
+def test_an_open_entry_keeps_its_proofs_whatever_becomes_of_their_documents(bench: Bench) -> None:
+    """By them the swap, the fence and the payment are sent."""
+    user = npub()
+    one, two = bench.token(user, [16]), bench.token(user, [4])
+    melt = bench.reserve([one, two], amount=10)
+    assert bench.store.strayed_inputs(melt) == ()
+    bench.delete(one)
+    bench.change(two, reservation=None)
+    ys = [ref.y for ref in melt.inputs]
+    assert bench.store.input_proofs(melt, ys) == (*one.proofs, *two.proofs)
+    assert set(bench.store.strayed_inputs(melt)) == set(ys)
+
+
+def test_inputs_that_are_gone_end_with_nothing_called_paid_and_the_invoice_claimed(bench: Bench) -> None:
+    """I1: nobody knows, so nobody may try again."""
+    user = npub()
+    one = bench.token(user, [16, 4])
+    melt = bench.store.advance(followed(bench, bench.reserve([one], amount=10)), MeltState.HELD)
+    person = Actor(name="operator", uid=1000)
+    decision = Resolution(outcome=ResolveAs.INPUTS_GONE, reason="nobody knows", actor=person, at=bench.clock.at)
+    ended = bench.store.finish_gone(melt, decision)
+    assert (ended.state, ended.paid_amount, ended.fees_paid) == (MeltState.SETTLED, None, None)
+    assert (ended.unaccounted, ended.shortfall, ended.error_code) == (20, 0, "OUTCOME_UNKNOWN")
+    assert ended.payment_hash is not None
+    assert bench.store.melt_by_payment_hash(ended.payment_hash) == ended
+    assert bench.sums(user) == {"spent": 20}
+    entries = bench.store.audit(token_id=None, melt_id=melt.id, limit=9)
+    assert [(e.actor, e.note) for e in entries if e.reason == "melt_inputs_gone"] == [(person, "nobody knows")]
+    assert bench.store.finish_gone(melt, decision) == ended
+    with pytest.raises(LostRace):
+        bench.store.settle(melt, [], shortfall=0, fees_paid=10, preimage=None)
+    other = Resolution(outcome=ResolveAs.SETTLED, reason="x", actor=person, at=bench.clock.at)
+    with pytest.raises(InvariantBroken):
+        bench.store.finish_gone(melt, other)
 
 
 def test_what_a_person_decides_stands_in_the_audit(bench: Bench) -> None:

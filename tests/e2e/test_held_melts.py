@@ -83,7 +83,7 @@ def test_paid_with_unspent_inputs_is_held_with_its_event_and_evidence(system: Sy
     evidence = system.daemon.get(f"/v1/melts/{melt['id']}/evidence").json()
     assert evidence["at_mint"]["quote"]["state"] == "PAID"
     assert list(evidence["at_mint"]["inputs_by_state"]) == ["UNSPENT"]
-    assert evidence["allowed"] == {"settled": False, "released": True, "observe": True}
+    assert evidence["allowed"] == {"settled": False, "released": True, "inputs_gone": False, "observe": True}
     assert [e["type"] for e in evidence["events"]] == ["QUOTE_PAID_INPUTS_UNSPENT"]
     assert {d["status"] for d in system.documents(owner) if d.get("reservation")} == {"pending"}
     record = records(system, melt)["QUOTE_PAID_INPUTS_UNSPENT"]
@@ -163,34 +163,67 @@ def test_observed_again_while_the_mint_still_contradicts_itself_it_is_held_again
     assert records(system, melt)["QUOTE_PAID_INPUTS_UNSPENT"]["occurrence"] == 2
 
 
-def test_unpaid_with_spent_inputs_can_only_be_settled_and_books_what_is_lost(system: System) -> None:
+def test_unpaid_with_spent_inputs_ends_as_gone_and_nothing_is_called_paid(system: System) -> None:
     owner, melt, invoice = _robbed(system)
     evidence = system.daemon.get(f"/v1/melts/{melt['id']}/evidence").json()
-    assert evidence["allowed"] == {"settled": True, "released": False, "observe": True}
+    assert evidence["allowed"] == {"settled": False, "released": False, "inputs_gone": True, "observe": True}
     assert records(system, melt)["QUOTE_UNPAID_INPUTS_SPENT"]["state"] == "open"
-    refused = decide(system, melt, "released")
-    assert (refused.status_code, refused.json()["code"]) == (409, "WRONG_STATE")
+    for outcome in ("released", "settled"):
+        refused = decide(system, melt, outcome)
+        assert (refused.status_code, refused.json()["code"]) == (409, "WRONG_STATE")
 
-    answer = decide(system, melt, "settled", "the money is gone, the mint's operator says so")
+    answer = decide(system, melt, "inputs_gone", "the mint's operator does not know either")
 
     body = answer.json()
-    assert (answer.status_code, body["state"]) == (200, "SETTLED"), body
-    assert body["error"] is None
     inputs = evidence["journal"]["inputs_amount"]
-    lost = body["paid_amount"] + body["input_fee"] + body["fees_paid"] + body["shortfall"] + body["change_amount"]
-    assert inputs == lost
+    assert (answer.status_code, body["state"], body["payment_result"]) == (200, "SETTLED", "UNKNOWN"), body
+    assert (body["paid_amount"], body["fees_paid"], body["payment_preimage"]) == (None, None, None)
+    assert (body["shortfall"], body["change_amount"], body["unaccounted"]) == (0, 0, inputs)
+    assert body["error"]["code"] == "OUTCOME_UNKNOWN"
     assert open_events(system, melt) == []
-    left = records(system, melt)
-    assert left["QUOTE_UNPAID_INPUTS_SPENT"]["state"] == "cleared"
-    assert body["shortfall"] == 0 or left["CHANGE_SHORTFALL"]["state"] == "open", "what was lost stays on the books"
-    assert not [d for d in system.documents(owner) if d["status"] == "pending"]
+    assert records(system, melt)["QUOTE_UNPAID_INPUTS_SPENT"]["state"] == "cleared"
+    assert not [d for d in system.documents(owner) if d["status"] == "pending" or d.get("reservation")]
     unspent = sum(d["total_amount"] for d in system.documents(owner) if d["status"] == "unspent")
     assert unspent == system.truth(owner) == 300 - inputs
-    notes = {e["note"] for e in system.db["meltd_audit"].find({"melt_id": melt["id"], "reason": "melt_settled"})}
-    assert notes == {"the money is gone, the mint's operator says so"}
+    notes = {e["note"] for e in system.db["meltd_audit"].find({"melt_id": melt["id"], "reason": "melt_inputs_gone"})}
+    assert notes == {"the mint's operator does not know either"}
     assert system.payments(invoice.payment_hash) == 0
     again = decide(system, melt, "observe")
     assert (again.status_code, again.json()["code"]) == (409, "WRONG_STATE")
+
+
+def test_an_invoice_whose_inputs_are_gone_is_never_tried_again(system: System) -> None:
+    """Nobody knows whether it was paid, so that a second payment could be the second one."""
+    owner, melt, invoice = _robbed(system)
+    assert decide(system, melt, "inputs_gone").status_code == 200
+    system.fund(owner, 300)
+
+    again = system.daemon.melt(owner, "main", invoice.invoice, key="another")
+
+    assert (again.status_code, again.json()["code"], again.json()["melt_id"]) == (
+        409,
+        "DUPLICATE_OPERATION",
+        melt["id"],
+    )
+    assert "proofs" not in system.db["meltd_melts"].find_one({"_id": melt["id"]})
+
+
+def test_the_payees_preimage_shows_a_payment_that_the_mint_does_not_own_up_to(system: System) -> None:
+    owner, melt, invoice = _robbed(system)
+    book = json.loads((system.mint.folder / "node.json").read_text())
+    preimage = book["payments"][invoice.payment_hash]["preimage"]
+    path = f"/v1/melts/{melt['id']}/resolve"
+    wrong = system.daemon.post(path, {"action": "settled", "reason": "asked", "preimage": "00" * 32})
+    assert (wrong.status_code, "not the invoice's" in wrong.json()["detail"]) == (409, True)
+
+    body = system.daemon.post(path, {"action": "settled", "reason": "asked", "preimage": preimage}).json()
+
+    assert (body["state"], body["payment_result"], body["paid_amount"]) == ("SETTLED", "PAID", 100), body
+    assert body["payment_preimage"] == preimage
+    evidence = system.daemon.get(f"/v1/melts/{melt['id']}/evidence").json()
+    inputs = evidence["journal"]["inputs_amount"]
+    assert inputs == 100 + body["input_fee"] + body["fees_paid"] + body["shortfall"] + body["change_amount"]
+    assert system.truth(owner) == 300 - inputs
 
 
 def test_the_command_line_shows_the_evidence_and_takes_a_decision(system: System) -> None:

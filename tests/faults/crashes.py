@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -61,7 +61,8 @@ NO_CASE: Final[dict[str, str]] = {
     "store.clear_not_in_db": "closes records that are not seen any more, which the next round does as well",
     "store.leave": "a clean stop alone passes it, after the melts have ended and the leases were given up",
     "store.release_lease": "a clean stop passes it, and an instance with a surplus; tests/leases kills daemons all around it",
-    "store.mark_tokens_spent": "part of the library's API for services; no path of the daemon calls it",
+    "store.mark_tokens_spent": "a person orders it; no melt or sweep passes it, and repeated it equals once",
+    "store.finish_gone": "a person's decision about a HELD melt, one transaction; tests/contract/test_store_contract.py repeats it",
 }
 """Why a store method has no case: a melt and a sweep can't pass it."""
 
@@ -289,6 +290,8 @@ class Crash:
     story: Story
     first: str
     second: str
+    company: bool = False
+    """While the daemon is dead, a service beside it fails what has been pending."""
 
 
 def _ends(what: str) -> tuple[str, str]:
@@ -396,6 +399,8 @@ def _round(bench: Bench, bill: Bill | None, crash: Crash, failpoint: str | None)
         code = daemon.process.wait(5)
         if failpoint is None or code != -9:
             raise AssertionError(f"the daemon ended with {code}:\n{daemon.log_tail(15)}") from None
+        if crash.company:
+            _fail_pending(bench)
         return True
     if failpoint is not None:
         daemon.kill()
@@ -403,6 +408,31 @@ def _round(bench: Bench, bill: Bill | None, crash: Crash, failpoint: str | None)
         with contextlib.suppress(NotInTime):
             until(lambda: not _anything_open(bench, started), "everything to be closed", within_s=15)
     return False
+
+
+def _fail_pending(bench: Bench) -> None:
+    """The poller of a wallet service, which fails pending documents by age, whoever has reserved them."""
+    changes = {"status": "failed", "updatedAt": datetime.now(UTC)}
+    bench.station.db["cashu_tokens"].update_many({"npub": bench.owner, "status": "pending"}, {"$set": changes})
+
+
+IN_COMPANY: Final = (
+    "store.reserve.after_commit",
+    "store.advance.after_commit",
+    "store.settle.before_commit",
+    "store.plan_swap.after_commit",
+    "store.finish_fence.before_commit",
+    "store.finish_swap.before_commit",
+    "store.finish_swap.after_commit",
+    "store.release.before_commit",
+    "mint.melt.before_request",
+    "mint.melt.after_answer",
+    "mint.swap.before_request",
+    "mint.swap.after_answer",
+    "mint.melt_quote_state.after_answer",
+    "mint.checkstate.after_answer",
+)
+"""Where documents are reserved when the daemon dies."""
 
 
 def _anything_open(bench: Bench, started: datetime) -> bool:
@@ -419,26 +449,40 @@ def covered() -> frozenset[str]:
 
 def cases() -> list[Case]:
     """Every row."""
-    return [
-        Case(
-            name=f"crash/{name}",
-            fault=f"killed at {name}, and again at {'the same' if crash.second == name else crash.second}",
-            body=_body(crash),
-            expect=crash.story.expect,
-            place=crash.story.place,
-            ci=name in CI_BOUNDARIES,
-        )
-        for name, crash in CRASHES.items()
-    ] + [
-        Case(
-            name=f"crash-again/{name}",
-            fault=f"killed at {crash.first}, and in recovery at {crash.second}",
-            body=_body(crash),
-            expect=crash.story.expect,
-            place=crash.story.place,
-        )
-        for name, crash in _in_recovery().items()
-    ]
+    return (
+        [
+            Case(
+                name=f"crash/{name}",
+                fault=f"killed at {name}, and again at {'the same' if crash.second == name else crash.second}",
+                body=_body(crash),
+                expect=crash.story.expect,
+                place=crash.story.place,
+                ci=name in CI_BOUNDARIES,
+            )
+            for name, crash in CRASHES.items()
+        ]
+        + [
+            Case(
+                name=f"crash-in-company/{name}",
+                fault=f"killed at {name}, and again; each time another service fails what is pending",
+                body=_body(replace(CRASHES[name], company=True)),
+                expect=replace(CRASHES[name].story.expect, company=True),
+                place=CRASHES[name].story.place,
+                ci=name in {"store.settle.before_commit", "mint.melt.after_answer"},
+            )
+            for name in IN_COMPANY
+        ]
+        + [
+            Case(
+                name=f"crash-again/{name}",
+                fault=f"killed at {crash.first}, and in recovery at {crash.second}",
+                body=_body(crash),
+                expect=crash.story.expect,
+                place=crash.story.place,
+            )
+            for name, crash in _in_recovery().items()
+        ]
+    )
 
 
 def skipped() -> list[Skipped]:

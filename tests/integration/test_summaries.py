@@ -10,7 +10,7 @@ import pytest
 from bson import Decimal128, ObjectId
 
 from melt.drift import SEVERITIES
-from melt.model import Action, DriftType, Finding, MeltState, MintAlias, PostOutcome
+from melt.model import Action, Actor, DriftType, Finding, MeltState, MintAlias, PostOutcome, Resolution, ResolveAs
 from melt.summary import Tally, day_of
 from tests.support.store import MINT_URL, fake_proof, insert_token, insert_wallet, make_melt, new_proof, npub
 
@@ -114,6 +114,23 @@ def test_activity_is_what_ended_in_the_day_by_user(store: MongoStore, db: Databa
     assert not store.activity(MintAlias("other"), SINCE, UNTIL)
     yesterday = store.activity(MAIN, SINCE - timedelta(days=1), SINCE)
     assert {key: (one.melts, dict(one.found)) for key, one in yesterday.items()} == {(second, "sat"): (0, {})}
+
+
+def test_what_nobody_knows_to_be_paid_is_in_no_sum_of_payments(store: MongoStore, db: Database[Any]) -> None:
+    """The day says what went with inputs that are gone, and calls none of it paid."""
+    owner = npub()
+    paid(store, db, owner)
+    source = insert_token(db, owner, [128])
+    token = store.tokens([source])[0]  # type: ignore[list-item]
+    entry = replace(make_melt([token], amount=100, fee_reserve=1, input_fee=1), mint=MAIN)  # type: ignore[list-item]
+    melt = store.advance(store.reserve(entry, blanks=None, seed_id="5eed"), MeltState.MELTING)
+    decision = Resolution(outcome=ResolveAs.INPUTS_GONE, reason="nobody knows", actor=Actor(name="operator"), at=NOW)
+    store.finish_gone(store.advance(melt, MeltState.HELD), decision)
+
+    one = store.activity(MAIN, SINCE, UNTIL)[owner, "sat"]
+
+    assert (one.melts, one.paid, one.lightning_fees, one.input_fees, one.shortfall) == (1, 100, 1, 1, 0)
+    assert one.unaccounted == 128
 
 
 def test_rows_are_kept_read_back_equal_and_written_again_without_doubling(store: MongoStore, db: Database[Any]) -> None:

@@ -46,6 +46,10 @@ BESIDE: Final = ("tests/neighbour/test_observed.py",)
 SETTLING: Final = ("tests/unit/test_settling.py",)
 SETTLED: Final = ("tests/contract/test_settling_contract.py", "-k", "mongo")
 LEFT_ALONE: Final = ("tests/unit/test_left_alone.py",)
+COMPANY: Final = ("tests/company",)
+KEPT: Final = ("tests/contract/test_store_contract.py", "-k", "others or company or kept or gone")
+STANDING: Final = ("tests/unit/test_standing.py", "tests/unit/test_watcher_nudge.py")
+VERDICTS: Final = ("tests/unit/test_verdicts.py",)
 MINT: Final = ("tests/contract/test_mint_hostile.py", "tests/contract/test_mint_real.py")
 
 
@@ -126,8 +130,8 @@ MUTANTS: Final = (
     Mutant(
         name="UNPAID with spent inputs is released",
         file="melt/recovery/decide.py",
-        old="    if inputs is Inputs.SPENT:\n        return _contradiction(melt, EventType.QUOTE_UNPAID_INPUTS_SPENT, now, patience)\n",
-        new="",
+        old="        return _contradiction(melt, EventType.QUOTE_UNPAID_INPUTS_SPENT, now, patience)\n",
+        new="        pass\n",
         suites=(DECIDE, SIMULATION),
     ),
     Mutant(
@@ -140,12 +144,12 @@ MUTANTS: Final = (
     Mutant(
         name="a payment that may have left is taken for one that was never sent",
         file="melt/recovery/follow.py",
-        old="            case MeltState.RESERVED | MeltState.READY:\n                after = await self._never_sent(melt)\n"
+        old="            case MeltState.RESERVED | MeltState.READY:\n                after = await self.never_sent(mint, melt)\n"
         "            case MeltState.SWAPPING:\n                after = await self._swapping(mint, melt)\n"
         "            case MeltState.MELTING | MeltState.PENDING | MeltState.HELD:\n",
         new="            case MeltState.RESERVED | MeltState.READY | MeltState.MELTING:\n"
         "                melt = await self._advance(melt, MeltState.PENDING) if melt.state is MeltState.MELTING else melt\n"
-        "                after = await self._never_sent(melt)\n"
+        "                after = await self.never_sent(mint, melt)\n"
         "            case MeltState.SWAPPING:\n                after = await self._swapping(mint, melt)\n"
         "            case MeltState.PENDING | MeltState.HELD:\n",
         suites=(SIMULATION, FLOW),
@@ -233,8 +237,8 @@ MUTANTS: Final = (
     Mutant(
         name="a live melt's documents are released by the sweep",
         file="melt/drift.py",
-        old="        if context.reservation_live:\n",
-        new="        if False:\n",
+        old="    if token.reservation is not None and context.reservation_live:\n",
+        new="    if False:\n",
         suites=(DRIFT, SWEEP),
     ),
     Mutant(
@@ -296,7 +300,7 @@ MUTANTS: Final = (
     Mutant(
         name="a proof is reserved twice",
         file="melt/store/melts.py",
-        old="            if held.token.status is not TokenStatus.UNSPENT or held.token.reservation is not None:\n",
+        old="            if held.token.status is not TokenStatus.UNSPENT or self._is_reserved(session, held.token):\n",
         new="            if held.token.status is TokenStatus.SPENT:\n",
         suites=(STORE, FLOW),
     ),
@@ -331,7 +335,7 @@ MUTANTS: Final = (
     Mutant(
         name="consumed proofs stay unspent",
         file="melt/store/atomic.py",
-        old="                self._spend(ledger, melt, melt.inputs, SPENT, spent_is_fine=True)\n",
+        old="                ending.spend(melt.inputs, SPENT)\n",
         new="                pass\n",
         suites=(STORE, FLOW),
     ),
@@ -857,5 +861,138 @@ MUTANTS: Final = (
         old="        changes |= {name: None for name, since in sightings.items() if since is not None}\n",
         new="",
         suites=(DECIDE,),
+    ),
+    Mutant(
+        name="the journal does not keep its inputs' proofs",
+        file="melt/store/journal.py",
+        old='        document["proofs"] = list(proofs)\n    if melt.state',
+        new='        document["proofs"] = []\n    if melt.state',
+        suites=(KEPT, COMPANY),
+    ),
+    Mutant(
+        name="the proofs stay in the journal after the end",
+        file="melt/store/journal.py",
+        old='        gone["proofs"] = ""\n',
+        new="        pass\n",
+        suites=(KEPT, COMPANY),
+    ),
+    Mutant(
+        name="T3 writes a document that carries the reservation no more",
+        file="melt/store/altered.py",
+        old="if not isinstance(found, Held) or not self.ledger.is_ours(found.token):\n",
+        new="if not isinstance(found, Held):\n",
+        suites=(KEPT, COMPANY),
+    ),
+    Mutant(
+        name="a document that others have failed stops T3",
+        file="melt/model/words.py",
+        old="    TokenStatus.FAILED: frozenset({TokenStatus.SPENT, TokenStatus.UNSPENT}),\n",
+        new="",
+        suites=(KEPT, COMPANY),
+    ),
+    Mutant(
+        name="a deleted document stops T3",
+        file="melt/store/altered.py",
+        old="for token_id, found in self.ledger.find(wanted).items()]",
+        new="for token_id, found in {h.token.id: h for h in self.ledger.load(wanted)}.items()]",
+        suites=(KEPT, COMPANY),
+    ),
+    Mutant(
+        name="proofs that others have dropped are not put back",
+        file="melt/store/altered.py",
+        old="        self._put_back(lost)\n",
+        new="",
+        suites=(KEPT, COMPANY),
+    ),
+    Mutant(
+        name="proofs that lie in another document are put back as well",
+        file="melt/store/altered.py",
+        old="if proof.secret not in taken]",
+        new="if taken is not None]",
+        suites=(KEPT, COMPANY),
+    ),
+    Mutant(
+        name="what others did is not written down",
+        file="melt/store/altered.py",
+        old="    write_findings(collections, session, findings, now)\n",
+        new="    write_findings(collections, session, [], now)\n",
+        suites=(KEPT,),
+    ),
+    Mutant(
+        name="a document that others have taken is paid with",
+        file="melt/saga/forward.py",
+        old="        if await self._is_disturbed(melt):\n            return await self._leave(mint, melt)\n        proofs",
+        new="        proofs",
+        suites=(COMPANY,),
+    ),
+    Mutant(
+        name="the claim is dropped by inputs_gone",
+        file="melt/store/journal.py",
+        old='    if new.state is MeltState.RELEASED:\n        gone["claim"] = ""\n',
+        new='    if new.state is MeltState.RELEASED or new.inputs_gone:\n        gone["claim"] = ""\n',
+        suites=(KEPT, COMPANY, HELD),
+    ),
+    Mutant(
+        name="an amount is called paid although nobody knows",
+        file="melt/model/journal.py",
+        old="        if self.is_open or self.inputs_gone:\n            return None\n",
+        new="        if self.is_open:\n            return None\n",
+        suites=(KEPT, COMPANY),
+    ),
+    Mutant(
+        name="inputs that are gone after a failed payment are released",
+        file="melt/recovery/decide.py",
+        old="_NEVER_TRIED = frozenset({PostOutcome.NOT_SENT, PostOutcome.REFUSED})",
+        new="_NEVER_TRIED = frozenset({PostOutcome.NOT_SENT, PostOutcome.REFUSED, PostOutcome.FAILED, PostOutcome.AMBIGUOUS})",
+        suites=(DECIDE, COMPANY),
+    ),
+    Mutant(
+        name="settled on nothing but a person's word",
+        file="melt/recovery/verdicts.py",
+        old="    if paid or sight.change_signed:\n",
+        new="    if True:\n",
+        suites=(VERDICTS, HELD),
+    ),
+    Mutant(
+        name="a decision while the POST may still run",
+        file="melt/recovery/verdicts.py",
+        old="    if sight.may_run:\n",
+        new="    if False:\n",
+        suites=(VERDICTS,),
+    ),
+    Mutant(
+        name="a lost race is swallowed, and looked at again at once",
+        file="melt/saga/watcher.py",
+        old="        except LostRace as error:\n            refused = error\n",
+        new="        except LostRace:\n            pass\n",
+        suites=(STANDING,),
+    ),
+    Mutant(
+        name="nothing tells of an entry that stands still",
+        file="melt/saga/standing.py",
+        old="        refused = place.equal >= self._policy.refusals\n",
+        new="        return None\n",
+        suites=(STANDING,),
+    ),
+    Mutant(
+        name="to and fro counts as progress",
+        file="melt/saga/standing.py",
+        old="        if melt.state in place.visited:\n            return False\n",
+        new="        if melt.state in place.visited and len(place.visited) < 2:\n            return False\n",
+        suites=(STANDING,),
+    ),
+    Mutant(
+        name="a stuck entry is asked about at the usual pace",
+        file="melt/saga/watcher.py",
+        old="        if stuck_looks := self._standing.looks(melt.id):\n",
+        new="        if stuck_looks := 0:\n",
+        suites=(STANDING,),
+    ),
+    Mutant(
+        name="hints may ask a mint without end",
+        file="melt/saga/watcher.py",
+        old="            soonest = max(self._clock.monotonic(), due.looked_at + self._policy.look_min_s)\n",
+        new="            soonest = self._clock.monotonic()\n",
+        suites=(("tests/unit/test_watcher_nudge.py",),),
     ),
 )

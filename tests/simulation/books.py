@@ -17,6 +17,7 @@ from melt.model import (
     BlindedMessage,
     EventType,
     JournalKind,
+    MalformedToken,
     Melt,
     MeltId,
     MeltState,
@@ -48,6 +49,7 @@ REV_MAX = 250
 """Writes of one journal entry; more means that it goes in circles."""
 OF_A_MELT = (
     EventType.DB_FAILURE_AFTER_MINT_SUCCESS,
+    EventType.MELT_STUCK,
     EventType.QUOTE_PAID_INPUTS_UNSPENT,
     EventType.QUOTE_UNPAID_INPUTS_SPENT,
 )
@@ -75,6 +77,15 @@ class Books:
     """What each user was given at each mint."""
     unclaimed: set[TokenId] = field(default_factory=set)
     """Documents that were spent or failed from the start, though the mint honours their proofs."""
+    called_final: set[TokenId] = field(default_factory=set)
+    """Documents that another writer has called spent or failed while a melt had reserved them."""
+    unreserved: set[TokenId] = field(default_factory=set)
+    """
+    Documents from which another writer has taken the reservation: they, and what is split off them, are pending until a
+    tour has seen it for long enough.
+    """
+    dropped: list[Token] = field(default_factory=list)
+    """Documents that another writer has deleted, as they were."""
     now: Callable[[], float] = float
     external: bool = False
     broken: list[str] = field(default_factory=list)
@@ -116,13 +127,13 @@ class Books:
         tables = self.store.tables
         changed = {}
         for token_id, before in commit.tokens.items():
-            after = tables.tokens[token_id]
+            after = tables.tokens.get(token_id)
             if not isinstance(after, Token):
                 continue
             was = before.status if isinstance(before, Token) else None
             if was is not after.status:
                 changed[token_id] = (was, after.status)
-            if was in _FINAL and after.status is not was:
+            if was in _FINAL and after.status is not was and not self._ends(before, commit):
                 self.say(f"I7: token {token_id} went from {was} to {after.status}")
             if self.external:
                 continue
@@ -141,6 +152,13 @@ class Books:
             self.require(len(said) == len(commit.entries), "I9: two entries for one document")
         for melt_id, old in commit.melts.items():
             self._on_melt(old, tables.melts[melt_id])
+
+    def _ends(self, before: Token | MalformedToken | None, commit: Commit) -> bool:
+        """Whether an entry ends that had reserved what another writer has called failed; what others write is theirs."""
+        if self.external:
+            return True
+        marked = before.reservation if isinstance(before, Token) and before.status is TokenStatus.FAILED else None
+        return marked is not None and marked.melt_id in commit.melts
 
     def _on_melt(self, old: Melt | None, new: Melt) -> None:
         if old is not None and old.state is not new.state and new.state not in MELT_MOVES[old.state]:
@@ -324,9 +342,11 @@ class Books:
 
     def _claimed(self, melt: Melt, mint: ModelMint, name: str, plan: OutputPlan) -> None:
         """What the mint has signed for a melt that ended is in the store."""
+        dropped = {proof.secret for token in self.dropped for proof in token.proofs}
         for index in range(len(plan.amounts)):
             secret = self.outputs.secret(plan, index)
-            if blinded_of(secret) in mint.issued and secret not in self.store.tables.secrets:
+            known = secret in self.store.tables.secrets or secret in dropped
+            if blinded_of(secret) in mint.issued and not known:
                 self.say(f"I5: output {index} of the {name} of {melt.id} was signed and is not in the store")
 
     def _resting(self, token: Token) -> None:
@@ -334,7 +354,7 @@ class Books:
         if token.reservation is not None:
             melt = self.store.tables.melts.get(token.reservation.melt_id)
             self.require(melt is not None and melt.is_open, f"token {token.id} is reserved by a melt that ended")
-        elif token.status is TokenStatus.PENDING:
+        elif token.status is TokenStatus.PENDING and not self.unreserved:
             self.say(f"token {token.id} is pending and nobody's")
         if token.is_sent:
             ours = [p for p in token.proofs if mint.spent_by.get(p.y, OTHERS) != OTHERS]
@@ -373,6 +393,10 @@ class Books:
                 held += token.amount
             else:
                 taken |= {proof.y: proof.amount for proof in others if proof.y not in self.left}
+            if token.status in _FINAL and token.id in self.called_final:
+                # Another writer says that it is gone. Where it is not, a tour brings it back.
+                held += sum(p.amount for p in token.proofs if mint.state(p.y) is not MintState.SPENT)
+        held += self._kept(npub, alias)
         spent = 0
         before = self.deposits[npub, alias]
         for melt in melts:
@@ -380,16 +404,43 @@ class Books:
                 continue
             spent += melt.swap_fee
             if melt.kind is JournalKind.RECLAIM and melt.state is MeltState.SETTLED:
-                before += melt.inputs_amount
-            if melt.kind is JournalKind.MELT and melt.state is MeltState.SETTLED:
+                before += sum(ref.amount for ref in melt.inputs if ref.token_id not in self.called_final)
+            if melt.inputs_gone:
+                spent += melt.unaccounted
+            elif melt.kind is JournalKind.MELT and melt.state is MeltState.SETTLED:
                 before += max(0, melt.change_amount - melt.overpaid)  # a mint that gives too much
                 spent += melt.amount + (melt.fees_paid or 0) + melt.input_fee + melt.shortfall
-        theirs = sum(amount for y, amount in taken.items() if y not in counted)
+        theirs = sum(amount for y, amount in taken.items() if y not in counted) + self._dropped(npub, alias, booked)
         self.require(
             before == after + held + spent + theirs,
             f"I5: {npub[:12]} at {alias} had {before}; has {after}, held {held}, spent {spent}, "
             f"taken by others {theirs}: {after + held + spent + theirs}",
         )
+
+    def _kept(self, npub: str, alias: MintAlias) -> int:
+        """What open entries keep of documents that others have deleted."""
+        tables, mint = self.store.tables, self.mints[alias]
+        kept = [
+            p
+            for m in tables.melts.values()
+            if m.is_open and m.npub == npub and m.mint == alias
+            for p in tables.kept[m.id]
+        ]
+        lost = [proof for proof in kept if proof.secret not in tables.secrets]
+        return sum(proof.amount for proof in lost if mint.state(proof.y) is not MintState.SPENT)
+
+    def _dropped(self, npub: str, alias: MintAlias, booked: set[Y]) -> int:
+        """What others had taken of documents that are not there any more."""
+        mint = self.mints[alias]
+        takers = {OTHERS, *mint.lied}
+        gone = {
+            proof.secret: proof
+            for token in self.dropped
+            if token.npub == npub and self.urls[token.mint_url] == alias
+            for proof in token.proofs
+            if proof.secret not in self.store.tables.secrets and proof.y not in booked
+        }
+        return sum(proof.amount for proof in gone.values() if mint.spent_by.get(proof.y) in takers)
 
     def _paid_once(self) -> None:
         """I1, by the oracle."""

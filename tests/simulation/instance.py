@@ -47,6 +47,7 @@ class Tuning:
     pending_grace_s: float = 60.0
     confirm_after_s: float = 20.0
     settle: SettlePolicy = field(default_factory=SettlePolicy)
+    cap_share: float = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +172,7 @@ class Instance:
                 confirm_after_s=tuning.confirm_after_s,
                 shares=tuning.settle.waits,
             ),
-            caps=Caps(CapPolicy()),
+            caps=Caps(CapPolicy(share_per_run=tuning.cap_share)),
             holder=life.holder,
             beyond=OthersHoldings(store),  # type: ignore[arg-type]
         )

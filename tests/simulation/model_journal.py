@@ -9,6 +9,7 @@ from typing import Any
 
 from melt.audit import (
     fence_operation,
+    gone_operation,
     melt_operation,
     reclaim_operation,
     release_operation,
@@ -37,6 +38,8 @@ from melt.model import (
     Owner,
     Proof,
     Reservation,
+    Resolution,
+    ResolveAs,
     SwapPlan,
     Token,
     TokenId,
@@ -45,6 +48,8 @@ from melt.model import (
     Y,
     normalise_mint_url,
 )
+from melt.store.inputs import is_untouched
+from tests.simulation.model_ending import Ending
 from tests.simulation.model_leases import ModelLeases
 from tests.simulation.model_ledger import AlreadyDone, Ledger, Tables
 
@@ -92,6 +97,15 @@ class ModelJournal(ModelLeases):
         found = [melt for melt in self.tables.melts.values() if any(ref.y == y for ref in melt.inputs)]
         return tuple(sorted(found, key=lambda melt: melt.created_at, reverse=True)[: max(1, min(limit, 1000))])
 
+    def input_proofs(self, melt: Melt, ys: Sequence[Y]) -> tuple[Proof, ...]:
+        found = {proof.y: proof for proof in self.tables.kept.get(melt.id, ())}
+        return tuple(found[y] for y in ys if y in found)
+
+    def strayed_inputs(self, melt: Melt) -> tuple[Y, ...]:
+        tokens = [self.tables.tokens.get(ref.token_id) for ref in melt.inputs]
+        at_home = {proof.y for t in tokens if isinstance(t, Token) and is_untouched(melt, t) for proof in t.proofs}
+        return tuple(ref.y for ref in melt.inputs if ref.y not in at_home)
+
     def live_melt_ids(self, ids: Sequence[MeltId]) -> frozenset[MeltId]:
         return frozenset(melt_id for melt_id in ids if self._is_live(melt_id))
 
@@ -119,6 +133,7 @@ class ModelJournal(ModelLeases):
             self._refuse_claimed(entry)
             if blanks is not None:
                 entry = replace(entry, blanks=self._take_counters(seed_id, blanks[0], (0,) * blanks[1]))
+            kept = self._proofs_of(entry.inputs)
             if entry.kind is JournalKind.MELT:
                 entry = self._reserve_inputs(entry, now)
             else:
@@ -127,7 +142,13 @@ class ModelJournal(ModelLeases):
             if not entry.source_token_ids:
                 entry = replace(entry, source_token_ids=tuple(dict.fromkeys(ref.token_id for ref in entry.inputs)))
             self.tables.put_melt(entry)
+            self.tables.put(self.tables.kept, entry.id, kept)
         return entry
+
+    def _proofs_of(self, inputs: Sequence[InputRef]) -> tuple[Proof, ...]:
+        ys = {ref.y for ref in inputs}
+        tokens = [self.tables.tokens.get(token_id) for token_id in _ys_by_token(inputs)]
+        return tuple(proof for t in tokens if isinstance(t, Token) for proof in t.proofs if proof.y in ys)
 
     def _refuse_claimed(self, melt: Melt) -> None:
         for other in self.tables.melts.values():
@@ -169,7 +190,8 @@ class ModelJournal(ModelLeases):
         rests: list[tuple[Owner, tuple[Proof, ...]]] = []
         for token in ledger.load(wanted):
             _check_owner(melt, token)
-            if token.status is not TokenStatus.UNSPENT or token.reservation is not None or token.is_sent:
+            reserved = token.reservation is not None and self._is_live(token.reservation.melt_id)
+            if token.status is not TokenStatus.UNSPENT or reserved or token.is_sent:
                 raise LostRace(f"token {token.id} is {token.status} and can't be reserved")
             amounts = {proof.y: proof.amount for proof in token.proofs}
             if any(amounts.get(r.y, r.amount) != r.amount for r in melt.inputs if r.token_id == token.id):
@@ -227,6 +249,7 @@ class ModelJournal(ModelLeases):
         new = replace(stored, **changes, state=to, rev=stored.rev + 1, updated_at=now)
         if to in TERMINAL:
             new = replace(new, ended_at=now)
+            self.tables.put(self.tables.kept, melt.id, ())
         else:
             self._refuse_held(new)
         self.tables.put_melt(new)
@@ -305,10 +328,11 @@ class ModelJournal(ModelLeases):
                 if melt is not None:
                     ledger = self._ledger(melt, operation, now, actor)
                 ledger.begin()
-                if melt is None:
+                ending = None if melt is None else Ending(ledger, melt)
+                if ending is None:
                     self._spend_whole(ledger, source_token_ids, owner)
                 else:
-                    self._spend(ledger, melt, melt.inputs, "melt_settled", spent_is_fine=True)
+                    ending.spend(ending.melt.inputs, "melt_settled")
                 keep = ledger.store_new(
                     owner, keep_proofs, name=f"{transaction_id}_keep", status=unspent, reason="melt_keep"
                 )
@@ -319,9 +343,10 @@ class ModelJournal(ModelLeases):
                     status=unspent,
                     reason="melt_change",
                 )
-                if melt is not None:
+                if melt is not None and ending is not None:
                     changes = {
                         **(journal_changes or {}),
+                        **self._altered(ending),
                         "change_token_id": change[0] if change else None,
                         "change_amount": sum(proof.amount for proof in melt_change_proofs),
                         "keep_token_ids": (*melt.keep_token_ids, *keep),
@@ -332,7 +357,8 @@ class ModelJournal(ModelLeases):
         except AlreadyDone:
             pass
         except LostRace:
-            if melt is None or self.tables.melts[melt.id].state is not MeltState.SETTLED:
+            stored = None if melt is None else self.tables.melts[melt.id]
+            if stored is None or stored.state is not MeltState.SETTLED or stored.inputs_gone:
                 raise
         entries = self.tables.operations.get(operation, [])
         return _result(entries, len(entries))
@@ -341,16 +367,19 @@ class ModelJournal(ModelLeases):
         plan = _checked_plan(melt, melt.swap, (*keep_proofs, *pay_proofs))
 
         def work(ledger: Ledger) -> Melt:
-            self._spend(ledger, melt, plan.inputs, "melt_swapped")
+            ending = Ending(ledger, melt)
+            ending.spend(plan.inputs, "melt_swapped")
             keep = self._store_ours(ledger, melt, keep_proofs, "_keep", TokenStatus.UNSPENT, "melt_keep")
             reservation = Reservation(melt_id=melt.id, at=ledger.now)
             pay = self._store_ours(ledger, melt, pay_proofs, "_send", TokenStatus.PENDING, "melt_send", reservation)
             changes = {
+                **self._altered(ending),
                 "inputs": self._refs(pay),
                 "keep_token_ids": (*melt.keep_token_ids, *keep),
                 "keep_amount": melt.keep_amount + sum(proof.amount for proof in keep_proofs),
                 "swap_fee": melt.swap_fee + plan.fee,
             }
+            self.tables.put(self.tables.kept, melt.id, self._proofs_of(self._refs(pay)))
             return self._move(melt, MeltState.READY, changes, ledger.now)
 
         return self._ended(melt, swap_operation(melt.id), work)
@@ -359,9 +388,11 @@ class ModelJournal(ModelLeases):
         plan = _checked_plan(melt, melt.fence, proofs)
 
         def work(ledger: Ledger) -> Melt:
-            self._spend(ledger, melt, melt.inputs, "melt_fenced", spent_is_fine=True)
+            ending = Ending(ledger, melt)
+            ending.spend(melt.inputs, "melt_fenced")
             made = self._store_ours(ledger, melt, proofs, "_fenced", TokenStatus.UNSPENT, "melt_fenced")
-            return self._move(melt, MeltState.RELEASED, _kept(melt, plan, made, proofs), ledger.now)
+            changes = {**self._altered(ending), **_kept(melt, plan, made, proofs)}
+            return self._move(melt, MeltState.RELEASED, changes, ledger.now)
 
         return self._ended(melt, fence_operation(melt.id), work)
 
@@ -384,15 +415,37 @@ class ModelJournal(ModelLeases):
         gone = frozenset(spent)
 
         def work(ledger: Ledger) -> Melt:
+            ending = Ending(ledger, melt)
             if melt.kind is JournalKind.MELT:
-                for token in ledger.load(_ys_by_token(melt.inputs)):
-                    _give_back(ledger, token, melt, gone)
-            changes = {"error_code": error_code, "error_detail": error_detail}
+                ending.give_back(gone, self.tables.kept.get(melt.id, ()))
+            changes = {"error_code": error_code, "error_detail": error_detail, **self._altered(ending)}
             return self._move(melt, MeltState.RELEASED, changes, ledger.now)
 
         return self._ended(melt, release_operation(melt.id), work)
 
+    def finish_gone(self, melt: Melt, decision: Resolution) -> Melt:
+        if decision.outcome is not ResolveAs.INPUTS_GONE:
+            raise InvariantBroken(f"melt {melt.id} was decided to be {decision.outcome}")
+
+        def work(ledger: Ledger) -> Melt:
+            ending = Ending(replace(ledger, actor=decision.actor, note=decision.reason), melt)
+            ending.spend(melt.inputs, "melt_inputs_gone")
+            changes = {
+                "resolution": decision,
+                "fees_paid": None,
+                "unaccounted": melt.inputs_amount,
+                "error_code": Code.OUTCOME_UNKNOWN.value,
+                "error_detail": "the inputs are gone, and nobody knows whether the invoice was paid",
+                **self._altered(ending),
+            }
+            return self._move(melt, MeltState.SETTLED, changes, ledger.now)
+
+        return self._ended(melt, gone_operation(melt.id), work)
+
     # --- parts ---
+
+    def _altered(self, ending: Ending) -> dict[str, Any]:
+        return {"altered": (*ending.melt.altered, *ending.altered)} if ending.altered else {}
 
     def _close(self, record: Discrepancy, state: DiscrepancyState, now: datetime) -> None:
         self.tables.put(self.tables.discrepancies, record.id, replace(record, state=state, closed_at=now))
@@ -432,21 +485,6 @@ class ModelJournal(ModelLeases):
             for proof in self.tables.token(token_id).proofs
         )
 
-    def _spend(
-        self, ledger: Ledger, melt: Melt, inputs: Sequence[InputRef], reason: str, *, spent_is_fine: bool = False
-    ) -> None:
-        wanted = _ys_by_token(inputs)
-        for token in ledger.load(wanted):
-            _check_owner(melt, token)
-            if token.reservation is not None and token.reservation.melt_id != melt.id:
-                raise LostRace(f"token {token.id} is reserved by another melt")
-            if token.status is TokenStatus.SPENT and spent_is_fine:
-                continue
-            if token.status not in {TokenStatus.PENDING, TokenStatus.UNSPENT}:
-                raise LostRace(f"token {token.id} is {token.status} and can't be spent by melt {melt.id}")
-            rest = ledger.move(token, TokenStatus.SPENT, reason=reason, take=wanted[token.id])
-            _store_rest(ledger, token, rest, token.status, "melt_split")
-
     def _spend_whole(self, ledger: Ledger, token_ids: Sequence[TokenId], owner: Owner) -> None:
         for token in ledger.load(token_ids):
             if token.npub != owner.npub or normalise_mint_url(token.mint_url) != normalise_mint_url(owner.mint_url):
@@ -484,7 +522,7 @@ def _owner_of(owned: Token | Melt) -> Owner:
 
 def _check_owner(melt: Melt, token: Token) -> None:
     if token.npub != melt.npub or normalise_mint_url(token.mint_url) != normalise_mint_url(melt.mint_url):
-        raise InvariantBroken(f"token {token.id} is not of the user and mint of melt {melt.id}")
+        raise LostRace(f"token {token.id} is not of the user and mint of melt {melt.id}")
 
 
 def _checked_plan(melt: Melt, plan: SwapPlan | None, proofs: Sequence[NewProof]) -> SwapPlan:
@@ -501,25 +539,6 @@ def _kept(melt: Melt, plan: SwapPlan, made: Sequence[TokenId], proofs: Sequence[
         "keep_amount": melt.keep_amount + sum(proof.amount for proof in proofs),
         "swap_fee": melt.swap_fee + plan.fee,
     }
-
-
-def _give_back(ledger: Ledger, token: Token, melt: Melt, gone: frozenset[Y]) -> None:
-    if token.status is not TokenStatus.PENDING:
-        return
-    if token.reservation is not None and token.reservation.melt_id != melt.id:
-        raise LostRace(f"token {token.id} is reserved by another melt")
-    consumed = frozenset(proof.y for proof in token.proofs) & gone
-    if not consumed:
-        ledger.move(token, TokenStatus.UNSPENT, reason="melt_released")
-        return
-    rest = ledger.move(token, TokenStatus.SPENT, reason="melt_released_spent", take=consumed)
-    _store_rest(ledger, token, rest, TokenStatus.UNSPENT, "melt_released")
-
-
-def _store_rest(ledger: Ledger, token: Token, rest: tuple[Proof, ...], status: TokenStatus, reason: str) -> None:
-    if rest:
-        name = f"{token.transaction_id}_keep"
-        ledger.store_loose([(_owner_of(token), rest)], name=name, status=status, reason=reason)
 
 
 def _result(entries: Sequence[Any], operations: int) -> AtomicResult:

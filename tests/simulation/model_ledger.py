@@ -85,6 +85,8 @@ class Tables:
         self.tokens: dict[TokenId, Token | MalformedToken] = {}
         self.wallets: list[Wallet] = []
         self.melts: dict[MeltId, Melt] = {}
+        self.kept: dict[MeltId, tuple[Proof, ...]] = {}
+        """The proofs of open entries' inputs."""
         self.audit: list[AuditEntry] = []
         self.operations: dict[str, list[AuditEntry]] = {}
         self.counters: dict[str, int] = {}
@@ -127,13 +129,19 @@ class Tables:
         if self.on_commit is not None:
             self.on_commit(commit)
 
+    def drop_token(self, token_id: TokenId) -> None:
+        """Another writer deletes a document."""
+        self.writing.tokens.setdefault(token_id, self.tokens.get(token_id))
+        self._index(token_id, None)
+        self.tokens.pop(token_id, None)
+
     def _undo(self, commit: Commit) -> None:
         for undo in reversed(commit.others):
             undo()
         for token_id, token in commit.tokens.items():
             self._index(token_id, token)
             if token is None:
-                del self.tokens[token_id]
+                self.tokens.pop(token_id, None)
             else:
                 self.tokens[token_id] = token
         for melt_id, melt in commit.melts.items():
@@ -216,6 +224,14 @@ class Ledger:
         """The documents, each once."""
         return [self.tables.token(token_id) for token_id in dict.fromkeys(ids)]
 
+    def is_ours(self, token: Token) -> bool:
+        """Whether it carries the reservation of the entry that this operation belongs to."""
+        return self.melt_id is not None and token.reservation is not None and token.reservation.melt_id == self.melt_id
+
+    def unreserve(self, token: Token) -> None:
+        """Take our reservation off."""
+        self.tables.put_token(token.id, replace(token, reservation=None, rev=(token.rev or 0) + 1, updated_at=self.now))
+
     def move(
         self,
         token: Token,
@@ -270,6 +286,7 @@ class Ledger:
                 discrepancy_id=self.discrepancy_id,
                 note=self.note,
                 fence=self.fence,
+                reserved=before is not None and self.is_ours(token),
             )
         )
 

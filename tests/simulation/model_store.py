@@ -212,20 +212,32 @@ class ModelStore(ModelJournal):
     ) -> ModelTour:
         return ModelTour(self.tables, self._toured(statuses, mint_urls, npub), after)
 
-    def mark_tokens_spent(self, token_ids: Sequence[TokenId], *, operation_id: str, reason: str, actor: Actor) -> int:
+    def mark_tokens_spent(
+        self,
+        token_ids: Sequence[TokenId],
+        *,
+        operation_id: str,
+        reason: str,
+        actor: Actor,
+        note: str | None = None,
+        reserved_too: bool = False,
+    ) -> int:
         if not 0 < len(token_ids) <= SOURCES_MAX:
             raise StoreError(Code.INVALID_REQUEST, f"1 to {SOURCES_MAX} token documents at a time")
         try:
             with self.tables.transaction() as commit:
-                ledger = Ledger(self.tables, operation_id, self._now(), actor)
+                ledger = Ledger(self.tables, operation_id, self._now(), actor, note=note)
                 ledger.begin()
                 for token in ledger.load(token_ids):
                     if token.status is TokenStatus.SPENT:
                         continue
                     if token.status is TokenStatus.FAILED:
                         raise StoreError(Code.PROOF_STATE_INCONSISTENCY, f"token {token.id} is failed, which is final")
-                    self._refuse_reserved(token)
-                    ledger.move(token, TokenStatus.SPENT, reason=reason)
+                    if not reserved_too:
+                        self._refuse_reserved(token)
+                    mark = token.reservation
+                    live = mark is not None and self._is_live(mark.melt_id)
+                    ledger.move(token, TokenStatus.SPENT, reason=reason, reservation=mark if live else None)
                 return len(commit.entries)
         except AlreadyDone:
             return 0

@@ -17,7 +17,7 @@ from melt.reconcile import acting, judging
 from melt.recovery import decide as rules
 from melt.recovery import follow, signatures, swaps
 from melt.saga import forward
-from tests.simulation import model_journal, model_ledger, model_store
+from tests.simulation import model_ending, model_journal, model_ledger, model_store
 
 Patch = Callable[[], None]
 
@@ -127,12 +127,12 @@ def _a_split_loses_a_proof() -> None:
 
 
 def _spent_inputs_are_given_back() -> None:
-    real = model_journal._give_back
+    real = model_ending.Ending.give_back
 
-    def give_back(ledger: Any, token: Any, melt: Any, _: frozenset[Any]) -> None:
-        real(ledger, token, melt, frozenset())
+    def give_back(self: Any, _: frozenset[Any], kept: Any) -> None:
+        real(self, frozenset(), kept)
 
-    model_journal._give_back = give_back
+    model_ending.Ending.give_back = give_back  # type: ignore[method-assign]
 
 
 def _a_status_without_its_audit_entry() -> None:
@@ -170,7 +170,7 @@ def _the_payment_before_the_journal() -> None:
     real = forward.Forward.pay
 
     async def pay(self: Any, mint: Any, melt: Any) -> Any:
-        proofs = await swaps.load_proofs(self.store, self.threads, melt.inputs)
+        proofs = await swaps.load_proofs(self.store, self.threads, melt, melt.inputs)
         blanks = self.outputs.blinded(melt.blanks) if melt.blanks is not None else ()
         await mint.melt(melt.quote_id, proofs, blanks, timeout_s=self.policy.post_timeout_s)
         return await real(self, mint, melt)
@@ -181,9 +181,9 @@ def _the_payment_before_the_journal() -> None:
 def _a_swap_without_a_plan() -> None:
     real = swaps.run_swap
 
-    async def run(mint: Any, outputs: Any, store: Any, threads: Any, plan: Any, **kwargs: Any) -> Any:
+    async def run(mint: Any, outputs: Any, store: Any, threads: Any, melt: Any, plan: Any, **kwargs: Any) -> Any:
         shifted = replace(plan, outputs=replace(plan.outputs, counter=plan.outputs.counter + 1000))
-        return await real(mint, outputs, store, threads, shifted, **kwargs)
+        return await real(mint, outputs, store, threads, melt, shifted, **kwargs)
 
     follow.run_swap = run  # type: ignore[attr-defined]
 

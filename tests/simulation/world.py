@@ -17,6 +17,7 @@ from typing import Any
 
 import melt.recovery.reclaim as reclaim_module
 import melt.saga.engine as engine_module
+from melt.caps import CapPolicy
 from melt.errors import Code, MeltdError
 from melt.model import (
     Actor,
@@ -37,6 +38,7 @@ from melt.saga import MeltRequest
 from melt.settling import SettlePolicy
 from tests.simulation import logs
 from tests.simulation.books import Books, Violation
+from tests.simulation.company import keep_company
 from tests.simulation.instance import Died, Instance, Tuning
 from tests.simulation.lightning import Lightning
 from tests.simulation.model_ecash import ModelOutputs, fast_y, looks_like_a_point, read_invoice
@@ -93,6 +95,8 @@ class World:
     spools: dict[str, SimSpool] = field(default_factory=dict)
     lies: bool = False
     wild: bool = False
+    accompanied: bool = False
+    """Another writer is at work on what melts have reserved."""
     crashes: int = 0
     started: int = 0
     users: list[str] = field(default_factory=list)
@@ -113,8 +117,14 @@ class World:
         self.outputs = ModelOutputs(f"seed of {self.seed}")
         settle = self._settle_policy()
         self.store = ModelStore(clock=self.clock, y_of=fast_y, settle=settle)
+        # Not beside a mint that calls paid what it goes on honouring: such value may well come back.
+        self.accompanied = self.wild and not self.lies and not settle.waits and rng.random() < 0.5
         self.tuning = Tuning(
-            swap_when_overpay_exceeds=rng.choice((0, 0, 1, 8)), post_grace_s=rng.choice((8.0, 15.0)), settle=settle
+            swap_when_overpay_exceeds=rng.choice((0, 0, 1, 8)),
+            post_grace_s=rng.choice((8.0, 15.0)),
+            settle=settle,
+            # The other writer leaves more behind than a cap would let a tour put right.
+            cap_share=1.0 if self.accompanied else CapPolicy().share_per_run,
         )
         self._make_mints()
         self.books = Books(
@@ -370,6 +380,8 @@ class World:
                     self.clients.append(self.loop.create_task(accident()))
             for _ in range(rng.randrange(3)):
                 self.clients.append(self.loop.create_task(self._sweep_sometime()))
+            if self.accompanied:
+                self.clients.append(self.loop.create_task(keep_company(self)))
         theirs = None
         if self.neighbour is not None:
             theirs = self.loop.create_task(self.neighbour.live(STORM_S))

@@ -290,8 +290,11 @@ class ScriptedOperations:
         self._call("melt_evidence", melt_id=melt_id)
         return make_evidence(melt_id) if self.known else None
 
-    async def resolve_melt(self, *, melt_id: MeltId, outcome: ResolveAs, reason: str, actor: Actor) -> Melt | None:
-        self._call("resolve_melt", melt_id=melt_id, outcome=outcome, reason=reason, actor=actor)
+    async def resolve_melt(
+        self, *, melt_id: MeltId, outcome: ResolveAs, reason: str, actor: Actor, preimage: str | None = None
+    ) -> Melt | None:
+        more = {} if preimage is None else {"preimage": preimage}
+        self._call("resolve_melt", melt_id=melt_id, outcome=outcome, reason=reason, actor=actor, **more)
         states = {ResolveAs.SETTLED: MeltState.SETTLED, ResolveAs.RELEASED: MeltState.FENCING}
         return make_melt(states.get(outcome, MeltState.PENDING), id=melt_id) if self.known else None
 

@@ -140,6 +140,16 @@ ROWS = [
         {"contradiction": PAID_UNSPENT, "contradiction_since": ago(60)},
         NoteContradiction(event=UNPAID_SPENT),
     ),
+    # inputs that others have taken, where no payment of ours can have been tried
+    ("UNPAID", (S,), {"post": PostOutcome.REFUSED}, NoteClear),
+    (
+        "UNPAID",
+        (S,),
+        {"post": PostOutcome.REFUSED, "clear_since": ago(CONFIRM_S)},
+        Release(fence=False, spent=(y(0),)),
+    ),
+    ("UNPAID", (S,), {"post": PostOutcome.FAILED}, NoteContradiction(event=UNPAID_SPENT)),
+    ("UNPAID", (S,), {"post": PostOutcome.AMBIGUOUS}, NoteContradiction(event=UNPAID_SPENT)),
     # an earlier clear sighting does not survive a contradiction, nor does a payment
     ("PAID", (S,), {"clear_since": ago(60)}, Settle),
     ("PENDING", (U,), {"clear_since": ago(60)}, Wait),

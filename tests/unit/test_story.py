@@ -10,6 +10,7 @@ import pytest
 from melt.errors import Severity
 from melt.model import (
     Actor,
+    Altered,
     AuditEntry,
     CriticalEvent,
     DiscrepancyState,
@@ -20,6 +21,8 @@ from melt.model import (
     MeltState,
     MintAlias,
     PostOutcome,
+    Resolution,
+    ResolveAs,
     TokenId,
     TokenStatus,
     Turn,
@@ -153,6 +156,35 @@ def test_a_token_that_its_recipient_redeemed_is_told_as_what_the_mint_said():
     assert texts(told(discrepancies=(record,)))[0].startswith(
         f"document {TOKEN}, which said unspent: the mint called its 1 proof SPENT, worth 16 sat (SENT_TOKEN_REDEEMED"
     )
+
+
+def test_what_others_changed_under_a_melt_is_told_in_plain_words():
+    """Who changed what, when it was seen, and what was done instead."""
+    altered = Altered(
+        token_id=TOKEN,
+        what="it was marked failed",
+        done="it was marked spent",
+        amount=16,
+        ys=(Y_HEX,),
+        written=True,
+        deleted=False,
+        changed_at=at(2),
+        seen_at=at(5),
+    )
+    told = tell(StoryRecords(kind=Kind.MELT, subject="m-1", melts=(make_melt(altered=(altered,)),)))
+    (line,) = [line for line in told.lines if "another writer" in line.text]
+    assert line.at == at(5)
+    for part in (TOKEN, "melt m-1", "2026-01-02 03:04:07 UTC", "it was marked failed", "it was marked spent"):
+        assert part in line.text
+
+
+def test_an_end_that_nobody_knows_calls_nothing_paid():
+    decision = Resolution(outcome=ResolveAs.INPUTS_GONE, reason="nobody knows", actor=PERSON, at=at(3))
+    told = tell(StoryRecords(kind=Kind.MELT, subject="m-1", melts=(make_melt(resolution=decision),)))
+    text = " ".join(line.text for line in told.lines)
+    assert "nobody knows whether" in text
+    assert "stays claimed" in text
+    assert "sat paid" not in text
 
 
 def test_a_split_by_the_sweep_is_told():

@@ -8,7 +8,7 @@ import pytest
 
 from melt.model import Ambiguous, InputRef, MintState, OutputPlan, ProofState, SwapPlan, TokenStatus
 from melt.recovery.swaps import SwapTaken, SwapUnknown, run_swap
-from tests.support.engine import KEYSET, token
+from tests.support.engine import KEYSET, melt_of, token
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -47,14 +47,14 @@ class NoOutputs:
         return ()
 
 
-class OneDocument:
-    """The inputs' document."""
+class OneEntry:
+    """What the entry keeps."""
 
     def __init__(self, held: Any) -> None:
         self._held = held
 
-    def tokens(self, _: Any) -> tuple[Any, ...]:
-        return (self._held,)
+    def input_proofs(self, _: Any, ys: Sequence[Y]) -> tuple[Any, ...]:
+        return tuple(proof for proof in self._held.proofs if proof.y in ys)
 
 
 async def at_once(work: Callable[[], Any]) -> Any:
@@ -80,7 +80,7 @@ async def test_a_lost_swap_is_judged_by_its_inputs(states: tuple[MintState, ...]
         fee=0,
     )
 
-    outcome = await run_swap(SilentMint(states), NoOutputs(), OneDocument(held), at_once, plan, timeout_s=1)
+    outcome = await run_swap(SilentMint(states), NoOutputs(), OneEntry(held), at_once, melt_of(2, 4), plan, timeout_s=1)
 
     if spent or pending:
         assert isinstance(outcome, SwapTaken), "somebody else has them: repeating it would go on for ever"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from types import SimpleNamespace
 
 from melt.model import MeltId
@@ -25,7 +26,7 @@ class Parts:
         )
         self.watcher = Watcher(
             engine=self.engine,
-            recovery=SimpleNamespace(events=events, step=self._step, outputs=SimpleNamespace(seed_id="s")),
+            recovery=SimpleNamespace(events=events, step=self._step, waits={}, outputs=SimpleNamespace(seed_id="s")),
             store=SimpleNamespace(open_melts=lambda: (self.melt,), renew_instance=lambda _: None),
             threads=_call,
             clock=SimpleNamespace(now=lambda: NOW, monotonic=lambda: self.at),
@@ -63,14 +64,27 @@ async def test_a_nudged_melt_is_looked_at_in_the_next_round_which_comes_at_once(
     parts.engine.followed.clear()
     parts.watcher.nudge(parts.melt.id)
     assert parts.engine.followed.is_set()
+    parts.at += 1
     await parts.round()
     assert len(parts.looks) == 2
+
+
+async def test_no_number_of_nudges_asks_a_mint_more_than_once_a_second():
+    parts = Parts()
+    await parts.round()
+    for _ in range(50):
+        parts.watcher.nudge(parts.melt.id)
+        await parts.round()
+        parts.at += 0.1
+    assert len(parts.looks) == 1 + 4
+    assert all(later - earlier >= 1 for earlier, later in itertools.pairwise(parts.looks))
 
 
 async def test_a_nudge_does_not_make_the_pace_quick_again():
     parts = Parts()
     await parts.round()
     parts.watcher.nudge(parts.melt.id)
+    parts.at += 1
     await parts.round()
     # Two looks that found nothing: 10 * 2 ** 2 seconds to the third.
     parts.at += 39
@@ -89,6 +103,7 @@ async def test_a_nudge_during_a_look_leads_to_another_one():
     parts.hold.set()
     for _ in range(5):
         await asyncio.sleep(0)
+    parts.at += 1
     await parts.round()
     assert len(parts.looks) == 2
 
