@@ -11,16 +11,38 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.generations import cdk
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from _pytest.terminal import TerminalReporter
     from pymongo import MongoClient
     from pymongo.database import Database
 
     from daemon.embedded import EmbeddedStore
     from melt.store import MongoStore
+    from tests.support.cdk_mint import CdkMint
     from tests.support.generations import Generation
     from tests.support.mint import MintProcess
+
+
+_left_out: list[str] = []
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what needs cdk-mintd where it is not built: nobody needs it to work on meltd."""
+    needing = [item for item in items if item.get_closest_marker("cdk") is not None]
+    if needing and cdk.built() is None:
+        items[:] = [item for item in items if item not in needing]
+        config.hook.pytest_deselected(items=needing)
+        _left_out.extend(item.nodeid for item in needing)
+
+
+def pytest_terminal_summary(terminalreporter: TerminalReporter, config: pytest.Config) -> None:
+    """Say so, in one line. The processes of xdist collect, and this one can't know how many."""
+    if _left_out or (config.getoption("numprocesses", None) and cdk.built() is None):
+        terminalreporter.line(f"left out: the tests on cdk-mintd, since {cdk.NOT_BUILT}")
 
 
 @pytest.fixture(scope="session")
@@ -100,6 +122,15 @@ def mint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MintProcess]:
     from tests.support.mint import MintProcess
 
     with MintProcess(tmp_path_factory.mktemp("mint")) as process:
+        yield process
+
+
+@pytest.fixture(scope="session")
+def cdk_mint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CdkMint]:
+    """The real cdk-mintd of this test session, for tests with the mark ``cdk``."""
+    from tests.support.cdk_mint import CdkMint
+
+    with CdkMint(tmp_path_factory.mktemp("cdk")) as process:
         yield process
 
 

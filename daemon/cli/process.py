@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from daemon.cli.root import Config, Json, app, config_app
+from daemon.demo import MintKind
 
 Secretive = Annotated[
     str | None,
@@ -58,6 +59,9 @@ def run(
 def demo(
     once: Annotated[bool, typer.Option("--once", help="End after the ledger instead of staying up.")] = False,  # noqa: FBT002
     as_json: Json = False,  # noqa: FBT002
+    mint: Annotated[
+        MintKind, typer.Option("--mint", help="The mint: Nutshell, or a cdk-mintd that is installed beside meltd.")
+    ] = MintKind.NUTSHELL,
 ) -> None:
     """A real mint, a real store and planted drift: see it found, mended and paid with, down to the last sat."""
     from daemon import demo as demonstration  # noqa: PLC0415
@@ -66,7 +70,7 @@ def demo(
 
     if message := guard.problem(deep=True):
         raise ConfigError(message)
-    raise typer.Exit(demonstration.run(once=once, as_json=as_json))
+    raise typer.Exit(demonstration.run(once=once, as_json=as_json, mint=mint))
 
 
 @config_app.command("check", epilog="Example: meltd config check --config /etc/meltd/meltd.toml")

@@ -106,6 +106,36 @@ class Payment:
         return sum(1 for attempt in self.attempts if attempt.left_at is not None and attempt.left_at <= now)
 
 
+def encode_invoice(amount_msat: int, *, expiry_s: int, description: str) -> tuple[str, str, str]:
+    """
+    A valid invoice of an outside payee: (invoice, payment hash, preimage).
+
+    ``amount_msat`` 0 has no amount, ``expiry_s`` <= 0 is expired at once.
+    """
+    preimage = secrets.token_bytes(32)
+    payment_hash = hashlib.sha256(preimage).hexdigest()
+    tags = Tags()
+    tags.add(TagChar.payment_hash, payment_hash)
+    tags.add(TagChar.description, description)
+    tags.add(TagChar.expire_time, max(1, expiry_s))
+    tags.add(TagChar.payment_secret, secrets.token_hex(32))
+    tags.add(TagChar.min_final_cltv_expiry, 18)
+    tags.add(
+        TagChar.features,
+        Features.from_feature_list(
+            {
+                Feature.var_onion_optin: FeatureState.supported,
+                Feature.payment_secret: FeatureState.required,
+            }
+        ),
+    )
+    # Backdated where the expiry is not positive, so that an expired invoice can be had at once.
+    date = int(time.time()) if expiry_s > 0 else int(time.time()) - 7200
+    amount = MilliSatoshi(amount_msat) if amount_msat else None
+    invoice = encode(Bolt11(currency="bc", amount_msat=amount, date=date, tags=tags), PAYEE_KEY)
+    return invoice, payment_hash, preimage.hex()
+
+
 class Node:
     """The book of all payments, written through to a file."""
 
@@ -121,29 +151,9 @@ class Node:
 
     def make_invoice(self, amount_msat: int, *, expiry_s: int = 3600, description: str = "demo") -> tuple[str, str]:
         """A valid invoice of an outside payee, whose preimage this node knows. Returns (invoice, payment hash)."""
-        preimage = secrets.token_bytes(32)
-        payment_hash = hashlib.sha256(preimage).hexdigest()
-        tags = Tags()
-        tags.add(TagChar.payment_hash, payment_hash)
-        tags.add(TagChar.description, description)
-        tags.add(TagChar.expire_time, max(1, expiry_s))
-        tags.add(TagChar.payment_secret, secrets.token_hex(32))
-        tags.add(TagChar.min_final_cltv_expiry, 18)
-        tags.add(
-            TagChar.features,
-            Features.from_feature_list(
-                {
-                    Feature.var_onion_optin: FeatureState.supported,
-                    Feature.payment_secret: FeatureState.required,
-                }
-            ),
-        )
-        # Backdated where the expiry is not positive, so that an expired invoice can be had at once.
-        date = int(time.time()) if expiry_s > 0 else int(time.time()) - 7200
-        amount = MilliSatoshi(amount_msat) if amount_msat else None
-        invoice = encode(Bolt11(currency="bc", amount_msat=amount, date=date, tags=tags), PAYEE_KEY)
+        invoice, payment_hash, preimage = encode_invoice(amount_msat, expiry_s=expiry_s, description=description)
         with self._changing():
-            self._payments[payment_hash] = Payment(invoice=invoice, preimage=preimage.hex())
+            self._payments[payment_hash] = Payment(invoice=invoice, preimage=preimage)
         return invoice, payment_hash
 
     def set_script(self, payment_hash: str, script: Script) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import json
 import secrets
@@ -13,7 +14,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import IO, Any, Final, Self
 
 LAUNCHER: Final = Path(__file__).with_name("mint_process.py")
 START_S: Final = 60.0
@@ -94,39 +95,16 @@ class MeltPost:
     http_status: int | None
 
 
-class MintProcess:
+class ChildMint:
     """
-    A mint as a child process. It keeps folder, port and keys over :meth:`restart`.
+    The life of a mint that is a child process: folder and port stay the same over :meth:`restart`.
 
-    ``python`` is the interpreter of the environment whose cashu runs, by default this process's own.
     Both a synchronous and an asynchronous context manager; it belongs to no event loop.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        port: int | None = None,
-        fee_ppk: int = 100,
-        private_key: str = "demo",
-        derivation_path: str = "",
-        max_request_length: int = 0,
-        name: str = "meltd demo mint",
-        python: str | None = None,
-    ) -> None:
+    def __init__(self, folder: Path, *, port: int | None) -> None:
         self.folder = folder
-        self._python = python or sys.executable
         self.port = port if port is not None else free_port()
-        self._options = {
-            "--dir": str(folder),
-            "--port": str(self.port),
-            "--fee-ppk": str(fee_ppk),
-            "--private-key": private_key,
-            "--derivation-path": derivation_path,
-            "--max-request-length": str(max_request_length),
-            "--name": name,
-        }
-        self._token = secrets.token_hex(16)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -139,30 +117,29 @@ class MintProcess:
         """The child's process id while it runs."""
         return self._process.pid if self._process is not None and self._process.poll() is None else None
 
+    # --- what each kind of mint says ---
+
+    def _spawn(self, log: IO[bytes]) -> subprocess.Popen[bytes]:
+        """Start the process, whose output goes to ``log``."""
+        raise NotImplementedError
+
+    def _ask(self) -> bool:
+        """Whether it is this mint that answers on the port. May raise as :func:`request` does."""
+        raise NotImplementedError
+
     # --- life ---
 
     def start_blocking(self) -> None:
         """Start it and wait until it answers. Raises RuntimeError with the end of its log when it doesn't."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        options = [part for name, value in self._options.items() if value for part in (name, value)]
-        with (self.folder / "mint.log").open("ab") as log:
-            self._process = subprocess.Popen(  # noqa: S603 - our own launcher
-                [self._python, "-W", "ignore", str(LAUNCHER), *options],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={"PATH": "/usr/bin:/bin", "MELTD_DEMO_CONTROL_TOKEN": self._token},
-                start_new_session=True,
-            )
+        with self._log.open("ab") as log:
+            self._process = self._spawn(log)
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline and self._process.poll() is None:
-            try:
-                # Not /v1/info: whoever else has the port would answer that.
-                request(self.port, "GET", "/control/payments", headers={"x-control-token": self._token}, timeout_s=2)
-            except (OSError, http.client.HTTPException, HttpRefusal):
-                time.sleep(0.05)
-            else:
-                return
+            with contextlib.suppress(OSError, http.client.HTTPException, HttpRefusal):
+                if self._ask():
+                    return
+            time.sleep(0.05)
         self.kill_blocking()
         raise RuntimeError(f"the mint did not start: {self._log_end()}")
 
@@ -179,7 +156,7 @@ class MintProcess:
         self._process = None
 
     def kill_blocking(self) -> None:
-        """SIGKILL: what it had not written is lost; what its Lightning node was told goes on."""
+        """SIGKILL: what it had not written is lost."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -218,7 +195,16 @@ class MintProcess:
     ) -> None:
         await self.stop()
 
-    # --- control ---
+    @property
+    def _log(self) -> Path:
+        return self.folder / "mint.log"
+
+    def _log_end(self) -> str:
+        return self._log.read_text(errors="replace")[-2000:] if self._log.exists() else "no log"
+
+
+class DemoMint(ChildMint):
+    """What the demo asks of its mint beside its life, whichever implementation it is."""
 
     async def invoice(self, amount_sat: int, *, expiry_s: int = 3600, **script: Any) -> Invoice:
         """
@@ -226,6 +212,70 @@ class MintProcess:
 
         ``script`` takes the fields of :class:`daemon.demo.lightning.Script`.
         """
+        raise NotImplementedError
+
+    async def resolve(self, payment_hash: str, status: str, *, fee_sat: int | None = None) -> None:
+        """End a pending payment; the mint learns it when it next asks. Only where its node keeps a book."""
+        raise NotImplementedError
+
+    async def payments(self) -> dict[str, Payment]:
+        """By payment hash, what was paid and how often."""
+        raise NotImplementedError
+
+
+class MintProcess(DemoMint):
+    """
+    A Nutshell mint as a child process. It keeps folder, port and keys over :meth:`restart`.
+
+    ``python`` is the interpreter of the environment whose cashu runs, by default this process's own. A kill loses what
+    the mint had not written; what its Lightning node was told goes on.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        port: int | None = None,
+        fee_ppk: int = 100,
+        private_key: str = "demo",
+        derivation_path: str = "",
+        max_request_length: int = 0,
+        name: str = "meltd demo mint",
+        python: str | None = None,
+    ) -> None:
+        super().__init__(folder, port=port)
+        self._python = python or sys.executable
+        self._options = {
+            "--dir": str(folder),
+            "--port": str(self.port),
+            "--fee-ppk": str(fee_ppk),
+            "--private-key": private_key,
+            "--derivation-path": derivation_path,
+            "--max-request-length": str(max_request_length),
+            "--name": name,
+        }
+        self._token = secrets.token_hex(16)
+
+    def _spawn(self, log: IO[bytes]) -> subprocess.Popen[bytes]:
+        options = [part for name, value in self._options.items() if value for part in (name, value)]
+        return subprocess.Popen(  # noqa: S603 - our own launcher
+            [self._python, "-W", "ignore", str(LAUNCHER), *options],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env={"PATH": "/usr/bin:/bin", "MELTD_DEMO_CONTROL_TOKEN": self._token},
+            start_new_session=True,
+        )
+
+    def _ask(self) -> bool:
+        # Not /v1/info: whoever else has the port would answer that.
+        request(self.port, "GET", "/control/payments", headers={"x-control-token": self._token}, timeout_s=2)
+        return True
+
+    # --- control ---
+
+    async def invoice(self, amount_sat: int, *, expiry_s: int = 3600, **script: Any) -> Invoice:
+        """See :meth:`DemoMint.invoice`."""
         body = {"amount_sat": amount_sat, "expiry_s": expiry_s, "script": script or None}
         return Invoice(**await self._control("POST", "invoice", body))
 
@@ -234,11 +284,11 @@ class MintProcess:
         await self._control("POST", "script", {"payment_hash": payment_hash, **script})
 
     async def resolve(self, payment_hash: str, status: str, *, fee_sat: int | None = None) -> None:
-        """End a pending payment; the mint learns it when it next asks."""
+        """See :meth:`DemoMint.resolve`."""
         await self._control("POST", "resolve", {"payment_hash": payment_hash, "status": status, "fee_sat": fee_sat})
 
     async def payments(self) -> dict[str, Payment]:
-        """By payment hash, what was paid and how often."""
+        """See :meth:`DemoMint.payments`."""
         report = await self._control("GET", "payments")
         return {
             payment_hash: Payment(**{**known, "asked_at": tuple(known["asked_at"]), "left_at": tuple(known["left_at"])})
@@ -258,10 +308,6 @@ class MintProcess:
     async def _control(self, method: str, name: str, body: Any = None) -> Any:
         headers = {"x-control-token": self._token}
         return await asyncio.to_thread(request, self.port, method, f"/control/{name}", body, headers=headers)
-
-    def _log_end(self) -> str:
-        log = self.folder / "mint.log"
-        return log.read_text(errors="replace")[-2000:] if log.exists() else "no log"
 
 
 def free_port() -> int:

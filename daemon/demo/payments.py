@@ -8,15 +8,14 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from daemon.demo.stage import ALIAS
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from daemon.cli.client import Client, Reply
-    from daemon.demo.mint_child import Invoice, MintProcess, Payment
+    from daemon.demo.mint_child import DemoMint, Invoice, Payment
     from daemon.demo.scenario import InvoicePlan
 
+ALIAS: Final = "main"
 HANG_S: Final = 2.0
 """How long the caller of the payment that hangs waits before it is told to ask again."""
 WAIT_S: Final = 30.0
@@ -66,7 +65,7 @@ class Paid:
 class Payer:
     """Pays the planned invoices: those that hang first, so that the others are paid while they hang."""
 
-    def __init__(self, client: Client, mint: MintProcess) -> None:
+    def __init__(self, client: Client, mint: DemoMint) -> None:
         self._client = client
         self._mint = mint
 
@@ -74,7 +73,7 @@ class Payer:
         """Pay, wait until every melt has ended, and ask the node. Raises what the client raises."""
         invoices = [await self._invoice(plan) for plan in plans]
         keys = [f"demo-{secrets.token_hex(8)}" for _ in plans]
-        first = [index for index, plan in enumerate(plans) if plan.resolve]
+        first = [index for index, plan in enumerate(plans) if plan.hangs]
         replies: dict[int, Reply] = {}
         for index in first:
             replies[index] = await self._post(npubs[plans[index].user], invoices[index], keys[index], HANG_S)
@@ -83,7 +82,7 @@ class Payer:
             *(self._post(npubs[plans[index].user], invoices[index], keys[index], WAIT_S) for index in others)
         )
         replies |= dict(zip(others, answers, strict=True))
-        for index in first:
+        for index in (index for index in first if plans[index].pay == "PENDING"):
             await self._mint.resolve(invoices[index].payment_hash, "SETTLED", fee_sat=plans[index].fee)
         melts = [await self._ended(replies[index]) for index in range(len(plans))]
         # The same request once more: the same melt, and no second payment.

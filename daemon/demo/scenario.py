@@ -7,7 +7,8 @@ some of its proofs (``at_mint``): left alone, spent by a second wallet, or held 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias
 
 from melt.model import DriftType
@@ -51,8 +52,8 @@ class DocumentPlan:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InvoicePlan:
     """
-    An invoice to pay from one user's ecash. ``pay`` and ``status`` script the Lightning node, ``resolve`` ends a
-    payment that hangs; ``expected`` is the melt's last state.
+    An invoice to pay from one user's ecash. ``pay`` and ``delay_s`` script the Lightning node; what ``hangs`` is not
+    waited for, and ended by the demo where the node does not do it by itself. ``expected`` is the melt's last state.
     """
 
     name: str
@@ -62,16 +63,31 @@ class InvoicePlan:
     expected: Literal["SETTLED", "RELEASED"]
     pay: Literal["SETTLED", "FAILED", "PENDING"] = "SETTLED"
     delay_s: float = 0.0
-    resolve: bool = False
+    hangs: bool = False
 
 
 INVOICES: Final = (
     InvoicePlan(name="paid at once", user=0, amount=210, fee=1, expected="SETTLED"),
     InvoicePlan(name="without a Lightning fee", user=1, amount=345, fee=0, expected="SETTLED"),
-    InvoicePlan(name="hangs, then settles", user=2, amount=150, fee=1, expected="SETTLED", pay="PENDING", resolve=True),
+    InvoicePlan(name="hangs, then settles", user=2, amount=150, fee=1, expected="SETTLED", pay="PENDING", hangs=True),
     InvoicePlan(name="has no route", user=0, amount=99, fee=0, expected="RELEASED", pay="FAILED"),
     InvoicePlan(name="takes a while", user=2, amount=64, fee=2, expected="SETTLED", delay_s=1.5),
 )
+
+
+def at_one_fee(plans: Sequence[InvoicePlan], fee: int) -> tuple[InvoicePlan, ...]:
+    """The same at a node that charges ``fee`` for each payment, and that takes its time and then ends each by itself."""
+    return tuple(
+        replace(
+            plan,
+            name=plan.name if plan.fee or plan.expected != "SETTLED" else "paid beside it",
+            fee=fee if plan.expected == "SETTLED" else 0,
+            pay="SETTLED" if plan.hangs else plan.pay,
+            delay_s=0.0,
+        )
+        for plan in plans
+    )
+
 
 _UNSPENT_SPENT = DriftType.DB_UNSPENT_MINT_SPENT
 _DRIFT: Final = (

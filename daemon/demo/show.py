@@ -20,11 +20,11 @@ from daemon.demo import accounts, telling
 from daemon.demo.interrupt import Interrupt
 from daemon.demo.mending import Judgement, Planted, judge, unplanted
 from daemon.demo.mint_child import HttpRefusal
-from daemon.demo.payments import Payer
+from daemon.demo.payments import ALIAS, Payer
 from daemon.demo.planting import WalletService
-from daemon.demo.scenario import DOCUMENTS, INVOICES, USERS, at_mint
+from daemon.demo.scenario import DOCUMENTS, USERS, at_mint
 from daemon.demo.screen import STYLES, Screen
-from daemon.demo.stage import ALIAS, DaemonEnded, Stage
+from daemon.demo.stage import DaemonEnded, Stage
 from daemon.demo.wallet import DemoWallet
 from melt.ecash import y_of
 from melt.errors import ConfigError
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from daemon.cli.client import Client
+    from daemon.demo import MintKind
     from daemon.demo.payments import Paid
     from daemon.demo.scenario import DocumentPlan
     from daemon.demo.wallet import ProofDict
@@ -46,11 +47,11 @@ class DemoFailed(Exception):
     """A step of the demo can't go on."""
 
 
-def run(*, once: bool, as_json: bool) -> int:
+def run(*, once: bool, as_json: bool, mint: MintKind) -> int:
     """See :func:`daemon.demo.run`."""
     screen = Screen(as_json=as_json)
     interrupt = Interrupt()
-    with interrupt, Stage() as stage:
+    with interrupt, Stage(mint) as stage:
         try:
             return asyncio.run(_main(screen, stage, interrupt, once=once))
         except asyncio.CancelledError:
@@ -199,7 +200,7 @@ class Show:
             await stage.mint.start()
             self._wallet = DemoWallet(stage.mint.url)
             self._service = WalletService(stage.store.uri, stage.mint.url)
-            told.append(f"embedded store on port {stage.store.port}, Nutshell mint at {stage.mint.url}")
+            told.append(f"embedded store on port {stage.store.port}, {stage.mint_name} at {stage.mint.url}")
 
     async def _start_daemon(self) -> None:
         with self.screen.step("start the daemon") as told:
@@ -220,12 +221,15 @@ class Show:
 
     async def _plant(self) -> None:
         with self.screen.step("mint ecash for three users") as told:
-            purses: list[list[ProofDict]] = []
-            for user in range(len(USERS)):
-                amounts = [amount for plan in DOCUMENTS if plan.user == user for amount in plan.amounts]
-                purses.append(await self.wallet.mint(sum(amounts), amounts=amounts))
-                self.npubs.append(self.service.add_user())
-                told.append(f"{USERS[user]} {sum(amounts)} sat")
+            wanted = [
+                [amount for plan in DOCUMENTS if plan.user == user for amount in plan.amounts]
+                for user in range(len(USERS))
+            ]
+            purses: list[list[ProofDict]] = await asyncio.gather(
+                *(self.wallet.mint(sum(amounts), amounts=amounts) for amounts in wanted)
+            )
+            self.npubs += [self.service.add_user() for _ in USERS]
+            told += [f"{user} {sum(amounts)} sat" for user, amounts in zip(USERS, wanted, strict=True)]
         with self.screen.step("store it, and make database and mint disagree") as told:
             for plan in DOCUMENTS:
                 await self._plant_document(plan, purses[plan.user])
@@ -261,8 +265,7 @@ class Show:
         """Another wallet pays with them, and its payment never ends."""
         worth = sum(proof["amount"] for proof in proofs)
         invoice = await self.stage.mint.invoice(worth * 3 // 4, pay="PENDING", status="PENDING")
-        answer = await self.wallet.melt(proofs, invoice.invoice)
-        if answer.get("state") != "PENDING":
+        if await self.wallet.hold(proofs, invoice.invoice) != "PENDING":
             raise DemoFailed("a payment that was to hang has ended")
 
     # --- looking ---
@@ -340,7 +343,7 @@ class Show:
 
     async def _pay(self) -> list[Paid]:
         with self.screen.step("pay five invoices through the socket") as told:
-            paid = await Payer(self.client, self.stage.mint).pay_all(INVOICES, self.npubs)
+            paid = await Payer(self.client, self.stage.mint).pay_all(self.stage.invoices, self.npubs)
             told.append(", ".join(f"{one.plan.amount} {one.melt.get('state')}" for one in paid))
         return paid
 

@@ -21,15 +21,20 @@ import daemon
 from daemon.api.unix_socket import PATH_BYTES_MAX
 from daemon.cli.client import Client
 from daemon.cli.ends import AnswerLost, NoDaemon
-from daemon.demo.mint_child import MintProcess
+from daemon.demo import MintKind
+from daemon.demo.cdk_child import FEE_SAT, CdkMint, find_binary
+from daemon.demo.mint_child import DemoMint, MintProcess
+from daemon.demo.payments import ALIAS, HANG_S
 from daemon.demo.planting import DATABASE
+from daemon.demo.scenario import INVOICES, at_one_fee
 from daemon.embedded import EmbeddedStore
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-ALIAS: Final = "main"
 FEE_PPK: Final = 100
+CDK_DELAY_S: Final = int(HANG_S) + 1
+"""Its payments take this long, all of them, so that one that hangs is still under way when its caller gives up."""
 READY_S_MAX: Final = 45.0
 STOP_S_MAX: Final = 8.0
 LOG_BYTES_SHOWN_MAX: Final = 6000
@@ -73,10 +78,18 @@ class DaemonEnded(Exception):
 class Stage:
     """Everything that runs, and its end. Start the parts in the main thread, which the kernel ties them to."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: MintKind = MintKind.NUTSHELL) -> None:
+        # Before anything is there to be removed.
+        binary = find_binary() if kind is MintKind.CDK else None
         self.folder = Path(tempfile.mkdtemp(prefix="meltd-demo-"))
         self.store = EmbeddedStore(self.folder / "store", cache_size="256M")
-        self.mint = MintProcess(self.folder / "mint", fee_ppk=FEE_PPK)
+        self.mint: DemoMint
+        if binary is not None:
+            self.mint = CdkMint(self.folder / "mint", binary=binary, fee_ppk=FEE_PPK, delay_s=CDK_DELAY_S)
+            self.mint_name, self.invoices = "cdk-mintd", at_one_fee(INVOICES, FEE_SAT)
+        else:
+            self.mint = MintProcess(self.folder / "mint", fee_ppk=FEE_PPK)
+            self.mint_name, self.invoices = "Nutshell mint", INVOICES
         self.log_path = self.folder / "meltd.log"
         self._daemon: subprocess.Popen[bytes] | None = None
         socket_path = self.folder / "meltd.sock"

@@ -22,6 +22,8 @@ ProofDict: TypeAlias = dict[str, Any]
 
 PAID_S: Final = 20.0
 POLL_S: Final = 0.05
+YS_MAX: Final = 500
+"""How many states are asked about at a time, where the mint does not take less."""
 
 
 def split(amount: int) -> list[int]:
@@ -75,6 +77,17 @@ class DemoWallet:
         answer = await self._ask("POST", "melt/bolt11", {"quote": quote["quote"], "inputs": _inputs(proofs)})
         return dict(answer)
 
+    async def hold(self, proofs: Sequence[Mapping[str, Any]], invoice: str) -> str:
+        """
+        Begin to pay an invoice whose payment doesn't end; the state that the mint answers.
+
+        Some mints answer such a request only after a minute, unless they are asked not to wait; others ignore that.
+        """
+        quote = await self._ask("POST", "melt/quote/bolt11", {"request": invoice, "unit": self.unit})
+        body = {"quote": quote["quote"], "inputs": _inputs(proofs)}
+        answer = await self._ask("POST", "melt/bolt11", body, headers={"Prefer": "respond-async"})
+        return str(answer.get("state"))
+
     async def own_invoice(self, amount: int) -> str:
         """An invoice of the mint itself: paying it is an internal melt."""
         quote = await self._ask("POST", "mint/quote/bolt11", {"amount": amount, "unit": self.unit})
@@ -89,8 +102,10 @@ class DemoWallet:
     async def states_of(self, ys: Sequence[str]) -> list[str]:
         """As :meth:`states`, by Y. Raises ValueError where the mint leaves one out."""
         found: list[str] = []
-        for start in range(0, len(ys), 500):
-            answer = await self._ask("POST", "checkstate", {"Ys": list(ys[start : start + 500])})
+        limit = (await self._ask("GET", "info")).get("max_array_length")
+        size = min(limit or YS_MAX, YS_MAX)
+        for start in range(0, len(ys), size):
+            answer = await self._ask("POST", "checkstate", {"Ys": list(ys[start : start + size])})
             found += [state["state"] for state in answer["states"]]
         if len(found) != len(ys):
             raise ValueError("the mint did not answer for each proof")
@@ -148,8 +163,8 @@ class DemoWallet:
             )
         return proofs
 
-    async def _ask(self, method: str, path: str, body: Any = None) -> Any:
-        return await asyncio.to_thread(request, self._port, method, f"/v1/{path}", body)
+    async def _ask(self, method: str, path: str, body: Any = None, *, headers: dict[str, str] | None = None) -> Any:
+        return await asyncio.to_thread(request, self._port, method, f"/v1/{path}", body, headers=headers)
 
 
 def _inputs(proofs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -76,7 +76,7 @@ def sort_melt(answer: Answer, quote_id: QuoteId) -> MeltAnswer:
     if refused is not None:
         return refused
     code = error_code(answer.body)
-    if code in PAYMENT_FAILED and 400 <= answer.status < 500:
+    if code in PAYMENT_FAILED and _from_the_mint(answer):
         return Refused(mint_code=code, payment_tried=True)
     return _ambiguous(answer, code)
 
@@ -97,7 +97,7 @@ def sort_swap(answer: Answer, outputs: tuple[BlindedMessage, ...]) -> SwapAnswer
 
 
 def _refused(answer: Answer) -> Refused | None:
-    if not 400 <= answer.status < 500 or answer.status == 429:
+    if not _from_the_mint(answer):
         return None
     code = error_code(answer.body)
     if code in BEFORE_PAYMENT:
@@ -105,6 +105,11 @@ def _refused(answer: Answer) -> Refused | None:
     if answer.status == 422 and is_validation_error(answer.body):
         return Refused(mint_code=NOT_VALID, payment_tried=False)
     return None
+
+
+def _from_the_mint(answer: Answer) -> bool:
+    """Whether a refusal is a decision about this request: a 429 is about others before it, whatever code it carries."""
+    return 400 <= answer.status < 500 and answer.status != 429
 
 
 def _ambiguous(answer: Answer, code: int | None) -> Ambiguous:

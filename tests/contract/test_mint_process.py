@@ -13,7 +13,7 @@ import pytest
 
 from daemon.demo.lightning import Node, Script
 from daemon.demo.mint_child import LAUNCHER, request
-from tests.support.mint import HttpRefusal, MintProcess, TestWallet, free_port
+from tests.support.mint import HttpRefusal, MintProcess, NutshellMint, TestWallet, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -86,6 +86,15 @@ def test_a_mint_that_cannot_start_says_why(tmp_path):
         with pytest.raises(RuntimeError, match="did not start"):
             clash.start_blocking()
         assert clash.pid is None
+
+
+async def test_control_needs_the_token(mint):
+    if not isinstance(mint, NutshellMint):
+        pytest.skip("control routes are those of the demo's Nutshell")
+    stranger = NutshellMint(mint.folder, port=mint.port)
+    with pytest.raises(HttpRefusal) as caught:
+        await stranger.payments()
+    assert caught.value.status == 403
 
 
 def test_paying_one_invoice_twice_is_counted_twice(tmp_path):

@@ -11,7 +11,6 @@ import pytest
 
 from melt.ecash import KeysetIdVersion, Seed, keyset_id_version, proof_dleq_holds, y_of
 from melt.errors import MintRejected
-from melt.mint import NOT_VALID
 from melt.model import (
     Ambiguous,
     KeysetId,
@@ -24,7 +23,7 @@ from melt.model import (
     Signed,
     StillPending,
 )
-from tests.support.mint import HttpRefusal, MintProcess, TestWallet
+from tests.support.mint import MintProcess, TestWallet
 from tests.support.mint_client import as_proof, http_mint
 
 OUTSIDE_ID = KeysetId("00ffffffffffffff")
@@ -73,9 +72,9 @@ async def states(client, proofs):
 # --- what it is ---
 
 
-async def test_info_and_keysets_are_read(client):
+async def test_info_and_keysets_are_read(client, generation):
     info = await client.info()
-    assert info.version.startswith("Nutshell/")
+    assert info.version == f"{generation.implementation}/{generation.version}"
     assert {4, 5, 7, 8, 9, 12} <= info.nuts
     assert info.max_array_length == 1000
     assert [k.input_fee_ppk for k in (await client.keysets()).values() if k.active] == [100]
@@ -131,22 +130,25 @@ async def test_a_quote_that_the_mint_does_not_give_is_rejected(mint, client, inv
         await client.melt_quote(invoice if invoice is not None else (await mint.invoice(10)).invoice, unit)
 
 
-async def test_an_unknown_quote_is_rejected_with_code_0(client):
+async def test_an_unknown_quote_is_rejected_with_a_code_that_means_nothing_else(client, generation):
     with pytest.raises(MintRejected) as caught:
         await client.melt_quote_state(QuoteId("nope"))
-    assert caught.value.mint_code == 0
+    assert caught.value.mint_code == generation.unknown_quote
 
 
 # --- melting ---
 
 
-async def test_a_paid_melt_gives_preimage_and_change_that_can_be_spent(mint, client, wallet, seed):
+async def test_a_paid_melt_gives_preimage_and_change_that_can_be_spent(mint, client, wallet, seed, generation):
     made, quote, proofs = await ready_to_pay(mint, client, wallet)
     blanks = await plan(client, seed, *[0] * 5)
     answer = await client.melt(quote.id, proofs, seed.blinded(blanks), timeout_s=20)
     assert isinstance(answer, Paid)
     assert answer.quote.change_known
-    assert sha256(bytes.fromhex(answer.quote.preimage)).hexdigest() == made.payment_hash
+    if generation.shows_preimage:
+        assert sha256(bytes.fromhex(answer.quote.preimage)).hexdigest() == made.payment_hash
+    else:
+        assert answer.quote.preimage is None
     change = await unblinded(client, seed, blanks, answer.quote.change)
     assert sum(proof.amount for proof in change) == 128 - 100 - 1 - 1  # less the Lightning fee and the input fee
     assert await wallet.states([{"secret": proof.secret} for proof in change]) == ["UNSPENT"] * len(change)
@@ -165,10 +167,11 @@ async def test_the_quote_of_a_paid_melt_still_tells_its_change(mint, client, wal
     assert (later.change, later.preimage) == (answer.quote.change, answer.quote.preimage)
 
 
-async def test_a_pending_melt_holds_the_inputs_and_is_paid_when_asked_later(mint, client, wallet, seed):
+async def test_a_pending_melt_holds_the_inputs_and_is_paid_when_asked_later(mint, client, wallet, seed, generation):
     made, quote, proofs = await ready_to_pay(mint, client, wallet, pay="PENDING")
     blanks = await plan(client, seed, *[0] * 5)
-    assert await client.melt(quote.id, proofs, seed.blinded(blanks), timeout_s=20) == StillPending()
+    answer = await client.melt(quote.id, proofs, seed.blinded(blanks), timeout_s=generation.pending_s)
+    assert answer == generation.pending
     assert await states(client, proofs) == {MintState.PENDING}
     await mint.resolve(made.payment_hash, "SETTLED", fee_sat=2)
     later = await client.melt_quote_state(quote.id)
@@ -203,11 +206,15 @@ async def test_a_mint_that_lost_track_of_its_payment_says_failed_although_the_mo
 
 async def test_a_backend_that_cannot_be_asked_keeps_the_melt_pending(mint, client, wallet, generation):
     _, quote, proofs = await ready_to_pay(mint, client, wallet, pay="UNKNOWN", status="raise")
-    assert await client.melt(quote.id, proofs, [], timeout_s=20) == StillPending()
+    answer = await client.melt(quote.id, proofs, [], timeout_s=20)
+    if generation.asking_fails is None:
+        assert answer == StillPending()
+    else:
+        assert answer == Ambiguous(reason="HTTP 400", mint_code=generation.asking_fails)
     if generation.asks_fail_loudly:
         with pytest.raises(MintRejected) as caught:
             await client.melt_quote_state(quote.id)
-        assert caught.value.mint_code == 0
+        assert caught.value.mint_code == (generation.asking_fails or 0)
     else:
         assert (await client.melt_quote_state(quote.id)).state is QuoteState.PENDING
     assert await states(client, proofs) == {MintState.PENDING}
@@ -220,15 +227,21 @@ async def test_an_answer_that_comes_too_late_is_ambiguous_and_the_mint_pays(mint
         while await states(client, proofs) != {MintState.SPENT}:  # noqa: ASYNC110 - the mint has no event for us
             await asyncio.sleep(0.1)
     assert (await mint.payments())[made.payment_hash].paid == 1
-    assert len((await mint.posts())[quote.id]) == 1
+    if mint.counts_posts:
+        assert len((await mint.posts())[quote.id]) == 1
 
 
-async def test_a_second_post_of_a_paid_quote_is_ambiguous_and_never_a_refusal(mint, client, wallet):
+async def test_a_second_post_of_a_paid_quote_is_ambiguous_or_the_same_and_never_a_refusal(
+    mint, client, wallet, generation
+):
     made, quote, proofs = await ready_to_pay(mint, client, wallet)
-    await client.melt(quote.id, proofs, [], timeout_s=20)
+    first = await client.melt(quote.id, proofs, [], timeout_s=20)
     again = await client.melt(quote.id, proofs, [], timeout_s=20)
-    assert isinstance(again, Ambiguous)
-    assert again.mint_code is not None
+    if generation.replays:
+        assert again == first
+    else:
+        assert isinstance(again, Ambiguous)
+        assert again.mint_code is not None
     assert (await mint.payments())[made.payment_hash].paid == 1
 
 
@@ -238,32 +251,34 @@ async def test_spent_pending_and_foreign_inputs_are_sorted(mint, client, wallet,
     assert await client.melt(quote.id, proofs, [], timeout_s=20) == Ambiguous(reason="HTTP 400", mint_code=11001)
     _, _, held = await ready_to_pay(mint, client, wallet)
     other, other_quote, _ = await ready_to_pay(mint, client, wallet, pay="PENDING")
-    assert await client.melt(other_quote.id, held, [], timeout_s=20) == StillPending()
+    assert await client.melt(other_quote.id, held, [], timeout_s=generation.pending_s) == generation.pending
     pending = Ambiguous(reason="HTTP 400", mint_code=generation.proofs_pending)
     assert await client.melt(quote.id, held, [], timeout_s=20) == pending
-    await mint.resolve(other.payment_hash, "FAILED")
     (forged,) = (as_proof({"id": held[0].keyset_id, "amount": 128, "secret": secrets.token_hex(32), "C": held[0].c}),)
     bad = Refused(mint_code=generation.bad_signature, payment_tried=False)
     assert await client.melt(quote.id, [forged], [], timeout_s=20) == bad
+    assert (await mint.payments())[other.payment_hash].paid == 0
 
 
-async def test_a_request_that_is_too_long_is_refused_before_anything_happens(tmp_path):
+async def test_a_request_that_is_too_long_is_refused_before_anything_happens(tmp_path, generation):
     # On old mints it is also the longest invoice that they take.
     with MintProcess(tmp_path, max_request_length=400) as mint:
         async with http_mint(mint.url) as client:
             made, quote, proofs = await ready_to_pay(mint, client, TestWallet(mint.url), amount=1, worth=7)
             long = [proofs[0]] * 401
-            assert await client.melt(quote.id, long, [], timeout_s=20) == Refused(
-                mint_code=NOT_VALID, payment_tried=False
-            )
+            refused = Refused(mint_code=generation.too_many_inputs, payment_tried=False)
+            assert await client.melt(quote.id, long, [], timeout_s=20) == refused
             payments = await mint.payments()
             assert payments[made.payment_hash].attempts == 0
 
 
-async def test_an_internal_melt_is_paid_without_a_preimage(client, wallet):
+async def test_an_internal_melt_is_paid_without_a_preimage(client, wallet, generation):
+    if generation.implementation == "cdk-mintd":
+        pytest.skip("its fake wallet has always paid its own invoices first: test_cdk_mint.py has it with a delay")
     # FakeWallet marks its own invoices paid by itself, a moment after it has made them: try until ours comes first.
     for _ in range(40):
-        proofs = [as_proof(proof) for proof in await wallet.mint(65)]
+        # Some keep a reserve for a payment to themselves too.
+        proofs = [as_proof(proof) for proof in await wallet.mint(66)]
         try:
             quote = await client.melt_quote(await wallet.own_invoice(64), "sat")
         except MintRejected:
@@ -294,13 +309,17 @@ async def test_a_swap_gives_proofs_of_the_outputs_and_restore_gives_them_again(c
     assert len(restored) == 6
 
 
-async def test_a_swap_repeated_to_the_byte_is_ambiguous(client, wallet, seed, generation):
+async def test_a_swap_repeated_to_the_byte_is_ambiguous_or_the_same(client, wallet, seed, generation):
     proofs = [as_proof(proof) for proof in await wallet.mint(64)]
     blinded = seed.blinded(await plan(client, seed, 1, 2, 4, 8, 16, 32))
-    assert isinstance(await client.swap(proofs, blinded, timeout_s=20), Signed)
+    first = await client.swap(proofs, blinded, timeout_s=20)
+    assert isinstance(first, Signed)
     again = await client.swap(proofs, blinded, timeout_s=20)
-    assert isinstance(again, Ambiguous)
-    assert again.mint_code in {11001, generation.outputs_signed}
+    if generation.replays:
+        assert again == first
+    else:
+        assert isinstance(again, Ambiguous)
+        assert again.mint_code in {11001, generation.outputs_signed}
 
 
 async def test_a_swap_on_a_retired_keyset_gives_nothing_away(tmp_path, seed):
@@ -342,7 +361,7 @@ async def test_a_thousand_states_are_asked_in_batches(client):
 # --- the mint process itself ---
 
 
-async def test_a_killed_mint_keeps_its_money_and_its_nodes_book(tmp_path):
+async def test_a_killed_mint_keeps_its_money_and_its_nodes_book(tmp_path, generation):
     with MintProcess(tmp_path) as mint:
         async with http_mint(mint.url) as client:
             made, quote, proofs = await ready_to_pay(mint, client, TestWallet(mint.url), delay_s=1.0)
@@ -353,16 +372,13 @@ async def test_a_killed_mint_keeps_its_money_and_its_nodes_book(tmp_path):
             await mint.kill()
             assert isinstance(await post, Ambiguous)
             await mint.start()
+            if generation.forgets_payments:
+                assert (await client.melt_quote_state(quote.id)).state is QuoteState.PENDING
+                assert await states(client, proofs) == {MintState.PENDING}
+                return
             async with asyncio.timeout(20):
                 while not (await mint.payments())[made.payment_hash].paid:  # noqa: ASYNC110 - as above
                     await asyncio.sleep(0.05)
             assert (await client.melt_quote_state(quote.id)).state is QuoteState.PAID
             assert await states(client, proofs) == {MintState.SPENT}
             assert (await mint.payments())[made.payment_hash].paid == 1
-
-
-async def test_control_needs_the_token(mint):
-    stranger = MintProcess(mint.folder, port=mint.port)
-    with pytest.raises(HttpRefusal) as caught:
-        await stranger.payments()
-    assert caught.value.status == 403

@@ -15,6 +15,9 @@ from typing import Any
 import httpx
 import pytest
 
+from daemon.demo.cdk_child import BINARY_ENV
+from tests.generations import cdk
+
 pytestmark = pytest.mark.timeout(170)
 
 DRIFT = {
@@ -105,9 +108,13 @@ def demo(tmp_path: Path) -> Iterator[Any]:
         one.end()
 
 
-def test_the_demo_finds_and_mends_what_it_planted_and_loses_no_sat(demo: Any):
+@pytest.mark.parametrize("mint", ["nutshell", pytest.param("cdk", marks=pytest.mark.cdk)])
+def test_the_demo_finds_and_mends_what_it_planted_and_loses_no_sat(demo: Any, mint: str):
     # A setting of the operator's own shell must not reach the demo's daemon.
-    running = demo("--once", "--json", environment={"MELTD_SWEEP__INTERVAL_S": "86400", "MELTD_DATA_DIR": "/nowhere"})
+    environment = {"MELTD_SWEEP__INTERVAL_S": "86400", "MELTD_DATA_DIR": "/nowhere"}
+    if mint == "cdk":
+        environment[BINARY_ENV] = str(cdk.built())
+    running = demo("--once", "--json", "--mint", mint, environment=environment)
     assert running.wait() == 0, running.errors.read_text()
     result = json.loads(running.answer.read_text())
 
@@ -217,3 +224,17 @@ def test_without_the_embedded_store_it_says_what_to_install(demo: Any, tmp_path:
     )
     assert (running.returncode, running.stdout) == (78, "")
     assert "pip install 'meltd[embedded]'" in running.stderr
+
+
+@pytest.mark.parametrize(("named", "told"), [(None, "not on the PATH"), ("/nowhere/cdk-mintd", "/nowhere/cdk-mintd")])
+def test_without_cdk_mintd_it_says_how_to_get_it_and_leaves_nothing(
+    demo: Any, tmp_path: Path, named: str | None, told: str
+):
+    environment = {"PATH": str(tmp_path)} | ({BINARY_ENV: named} if named else {})
+    running = demo("--once", "--json", "--mint", "cdk", environment=environment)
+    assert (running.wait(), running.answer.read_text()) == (78, "")
+    message = running.errors.read_text()
+    assert told in message
+    assert "cargo install cdk-mintd" in message
+    assert BINARY_ENV in message
+    assert list(running.scratch.iterdir()) == []

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.e2e.conftest import System
+    from tests.support.generations import Generation
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def system(paying_system: System) -> System:
 # --- paid ---
 
 
-def test_a_paid_melt_leaves_spent_sources_keep_and_change(system: System) -> None:
+def test_a_paid_melt_leaves_spent_sources_keep_and_change(system: System, generation: Generation) -> None:
     owner = system.user()
     source = system.fund(owner, 1000)
     invoice = system.invoice(100)
@@ -42,7 +43,7 @@ def test_a_paid_melt_leaves_spent_sources_keep_and_change(system: System) -> Non
     body = answer.json()
     assert (answer.status_code, body["state"], body["payment_result"]) == (200, "SETTLED", "PAID"), body
     assert body["paid_amount"] == 100
-    assert body["payment_preimage"], "the mint's proof of payment is handed on"
+    assert bool(body["payment_preimage"]) is generation.shows_preimage, "the mint's proof of payment is handed on"
     documents = {str(document["_id"]): document for document in system.documents(owner)}
     spent = documents[source]
     assert spent["status"] == "spent"
@@ -367,20 +368,21 @@ def test_a_failed_payment_gives_the_ecash_back_after_two_looks(system: System) -
     assert system.payments(invoice.payment_hash) == 1
 
 
-def test_a_pending_payment_holds_its_inputs_until_it_settles(system: System) -> None:
+def test_a_pending_payment_holds_its_inputs_until_it_settles(system: System, generation: Generation) -> None:
     owner = system.user()
     system.fund(owner, 300)
     invoice = system.invoice(100, pay="PENDING", status="PENDING")
 
     answer = system.daemon.melt(owner, "main", invoice.invoice, wait=1)
     melt = answer.json()
-    assert (answer.status_code, melt["state"], melt["payment_result"]) == (202, "PENDING", "PENDING")
+    state = (answer.status_code, melt["state"], melt["payment_result"])
+    assert state == (202, generation.pending_melt, "PENDING")
     held = [d for d in system.documents(owner) if d["status"] == "pending"]
     assert held
     assert all(d["reservation"]["melt_id"] == melt["id"] for d in held)
     time.sleep(2.5)  # longer than every grace and confirmation of these settings
     system.daemon.reconcile()
-    assert system.daemon.get(f"/v1/melts/{melt['id']}").json()["state"] == "PENDING"
+    assert system.daemon.get(f"/v1/melts/{melt['id']}").json()["state"] == generation.pending_melt
 
     asyncio.run(system.mint.resolve(invoice.payment_hash, "SETTLED"))
     settled = system.daemon.wait_state(melt["id"], "SETTLED")
@@ -460,7 +462,8 @@ def test_a_kill_between_post_and_settlement_is_finished_after_the_restart(
     assert settled["change_amount"] > 0
     assert system.truth(owner) == 500 - 100 - settled["fees_paid"] - settled["input_fee"]
     assert system.payments(invoice.payment_hash) == 1
-    assert sum(len(posts) for posts in asyncio.run(mint.posts()).values() if posts) >= 1
+    if mint.counts_posts:
+        assert sum(len(posts) for posts in asyncio.run(mint.posts()).values() if posts) >= 1
     again = system.daemon.melt(owner, "main", invoice.invoice, key="killed")
     assert again.json()["id"] == str(entry["_id"])
 

@@ -87,7 +87,7 @@ HEAD = f"{'':>9} {'row':<44} {'fault':<58} {'payments':>8}  {'state':<10} {'cons
 
 
 def _print(row: Row, done: int, total: int) -> None:
-    mark = "ok  " if row.ok else "FAIL"
+    mark = "skip" if row.skipped else "ok  " if row.ok else "FAIL"
     print(
         f"{done:>4}/{total:<4} {row.name:<44} {row.fault[:58]:<58} {row.payments:>8}  {row.state:<10} "
         f"{'yes' if row.conserved else 'NO':<9} {row.seconds:>6.1f}  {mark}",
@@ -103,8 +103,11 @@ def _summarise(rows: list[Row], left_out: list[Skipped], seconds: float) -> None
     notes = [(row.name, row.note) for row in rows if row.note]
     for name, note in notes:
         print(f"   note   {name}: {note}")
-    failed = [row for row in rows if not row.ok]
-    print(f"\n{len(rows)} rows, {len(failed)} with a problem, {len(left_out)} without a case, {seconds:.0f} s")
+    failed, skipped = [row for row in rows if not row.ok], [row for row in rows if row.skipped]
+    for row in skipped:
+        print(f"{'skipped':>9} {row.name:<44} {row.skipped}")
+    counts = f"{len(rows)} rows, {len(failed)} with a problem, {len(skipped)} skipped, {len(left_out)} without a case"
+    print(f"\n{counts}, {seconds:.0f} s")
     for row in failed:
         print(f"  {row.name}: {'; '.join(row.problems).splitlines()[0]}")
 

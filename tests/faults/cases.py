@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+import pytest
+
 from tests.faults.bench import Bench
 from tests.faults.judge import Expect, judge, leaks
 from tests.faults.lab import POOL, Station
@@ -76,6 +78,8 @@ class Row:
     seconds: float
     problems: tuple[str, ...]
     note: str = ""
+    skipped: str = ""
+    """Why this mint's Lightning can't play it."""
 
     @property
     def ok(self) -> bool:
@@ -104,6 +108,7 @@ class Runner:
         """Run and judge it; whatever goes wrong is a problem of the row."""
         started = time.monotonic()
         problems: tuple[str, ...] = ()
+        skipped = ""
         payments, state, conserved, notes = "?", "?", False, [case.note] if case.note else []
         try:
             with self._bench(case) as bench:
@@ -119,6 +124,8 @@ class Runner:
                 conserved = all(one.difference == 0 for one in found)
                 if case.place.own:
                     problems += tuple(leaks(bench.station))
+        except pytest.skip.Exception as why:
+            skipped, payments, state, conserved = str(why), "-", "skipped", True
         except Exception as error:  # noqa: BLE001 - a broken case is a failed row, not the end of the table
             problems += (f"{type(error).__name__}: {error}", traceback.format_exc(limit=-3))
         return Row(
@@ -130,6 +137,7 @@ class Runner:
             seconds=time.monotonic() - started,
             problems=problems,
             note="; ".join(notes),
+            skipped=skipped,
         )
 
     def close_shared(self) -> list[Row]:

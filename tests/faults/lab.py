@@ -24,7 +24,7 @@ from pymongo import MongoClient
 
 from daemon.embedded import EmbeddedStore
 from tests.support.daemon import DaemonProcess
-from tests.support.mint import MintProcess, TestWallet
+from tests.support.mint import MintProcess, NutshellMint, TestWallet
 from tests.support.proxy import Fault, MintProxy, ProxyThread, StoreProxy
 
 if TYPE_CHECKING:
@@ -168,7 +168,8 @@ class Lab:
             return self._store
 
     def new_mint(self, name: str) -> MintProcess:
-        mint = MintProcess(self.folder / name)
+        # Cases share a mint, so that none may start it anew.
+        mint = MintProcess(self.folder / name, **({} if MintProcess is NutshellMint else {"anew": False}))
         asyncio.run(mint.start())
         self._ending.callback(mint.kill_blocking)
         return mint

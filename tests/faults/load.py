@@ -49,8 +49,8 @@ class User:
             self.problem = error
 
     def _pay_once(self) -> None:
-        weights = [weight for weight, _ in SCRIPTS]
-        script = self._random.choices([script for _, script in SCRIPTS], weights)[0]
+        played = [(weight, script) for weight, script in SCRIPTS if self.bench.station.mint.plays(**script)]
+        script = self._random.choices([script for _, script in played], [weight for weight, _ in played])[0]
         bill = self.bench.bill(self._random.randint(3, 90), **script)
         timer = None
         if script.get("pay") == "PENDING":

@@ -1,8 +1,8 @@
 """
-The same tests on several generations of the real mint: ``python -m tests.generations [--only VERSION] [test ...]``.
+The same tests on several real mints: ``python -m tests.generations [--only NAME] [test ...]``.
 
-Makes an environment for each generation (once), runs the tests with mints of that environment, prints a table, and fails
-where a generation failed. docs/testing.md says what differs between them.
+Makes an environment for each release of Nutshell and builds cdk-mintd (once each), runs the tests with mints of that
+environment, prints a table, and fails where one failed. docs/testing.md says how, docs/mints-measured.md what differs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -23,10 +23,12 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
+from tests.generations import cdk
 from tests.generations.environments import RECIPES, ROOT, EnvironmentNotMade, cache_folder, python_of
-from tests.support.mint import PYTHON_ENV, VERSION_ENV
+from tests.support.mint import CDK, KIND_ENV, PYTHON_ENV, VERSION_ENV
 
 TESTS: Final = (
+    "tests/contract/test_mint_answers.py",
     "tests/contract/test_mint_real.py",
     "tests/contract/test_mint_process.py",
     "tests/contract/test_mint_generations.py",
@@ -34,7 +36,11 @@ TESTS: Final = (
     "tests/e2e/test_melt_operation_flow.py",
     "tests/e2e/test_sweep_flow.py",
 )
-RUN_S: Final = 900.0
+INSTEAD: Final = {"tests/contract/test_mint_generations.py": "tests/contract/test_cdk_mint.py"}
+"""What of those is about the numbers of Nutshell, and what is about cdk-mintd's."""
+CDK_TOO: Final = ("tests/e2e/test_drift_types.py",)
+"""What those of Nutshell meet in every run of pytest."""
+RUN_S: Final = 1800.0
 """How long the tests of one generation may take, in seconds."""
 END_S: Final = 60.0
 
@@ -56,11 +62,22 @@ class Outcome:
         return not self.why and self.passed > 0 and not self.failed
 
 
-def run(version: str, python: Path, tests: Sequence[str], folder: Path) -> Outcome:
-    """The tests with mints of that environment; pytest's own output goes where ours goes."""
+def environment_of(version: str) -> dict[str, str]:
+    """What makes the tests' mints those of that release, which is made if it is not there. Raises EnvironmentNotMade."""
+    if version == CDK:
+        return {KIND_ENV: CDK, cdk.BINARY_ENV: str(cdk.build(_say)), VERSION_ENV: cdk.VERSION}
+    return {PYTHON_ENV: str(python_of(RECIPES[version], cache_folder(), _say)), VERSION_ENV: version}
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def run(version: str, environment: Mapping[str, str], tests: Sequence[str], folder: Path) -> Outcome:
+    """The tests with that in their environment; pytest's own output goes where ours goes."""
     report = folder / f"{version}.xml"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *tests]
-    env = {**os.environ, PYTHON_ENV: str(python), VERSION_ENV: version}
+    env = {**os.environ, **environment}
     began = time.monotonic()
     with subprocess.Popen(command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL) as pytest:
         try:
@@ -109,7 +126,8 @@ def show(outcomes: Sequence[Outcome]) -> None:
     table = Table("mint", "passed", "failed", "skipped", "seconds", "", title="The same tests on each generation")
     for one in outcomes:
         word = "ok" if one.good else one.why or ("failed" if one.failed else "nothing was tested")
-        row = (f"Nutshell {one.version}", str(one.passed), str(one.failed), str(len(one.skipped)), f"{one.seconds:.0f}")
+        name = cdk.NAME if one.version == CDK else f"Nutshell {one.version}"
+        row = (name, str(one.passed), str(one.failed), str(len(one.skipped)), f"{one.seconds:.0f}")
         table.add_row(*row, word)
     console = Console()
     console.print(table)
@@ -121,24 +139,25 @@ def show(outcomes: Sequence[Outcome]) -> None:
 def main() -> int:
     """0 only where every generation asked for passed."""
     parser = argparse.ArgumentParser(prog="python -m tests.generations", description=__doc__)
-    parser.add_argument("--only", action="append", choices=sorted(RECIPES), help="this generation; may be repeated")
+    parser.add_argument("--only", action="append", choices=[*RECIPES, CDK], help="this one; may be repeated")
     parser.add_argument("--make", action="store_true", help="make the environments and run nothing")
     parser.add_argument("tests", nargs="*", help="instead of the usual ones")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that pytest is ended, not left behind
-    tests = options.tests or [test for test in TESTS if (ROOT / test).exists()]
     outcomes = []
     with tempfile.TemporaryDirectory(prefix="meltd-generations-") as folder:
-        for version in options.only or RECIPES:
+        for version in options.only or [*RECIPES, CDK]:
+            usual = [*(INSTEAD.get(test, test) for test in TESTS), *CDK_TOO] if version == CDK else list(TESTS)
+            tests = options.tests or usual
             try:
-                python = python_of(RECIPES[version], cache_folder(), lambda line: print(line, flush=True))
+                environment = environment_of(version)
             except EnvironmentNotMade as error:
                 print(error, file=sys.stderr)
                 outcomes.append(Outcome(version=version, why="no environment"))
                 continue
             if not options.make:
-                print(f"{version}: {' '.join(tests)}", flush=True)
-                outcomes.append(run(version, python, tests, Path(folder)))
+                _say(f"{version}: {' '.join(tests)}")
+                outcomes.append(run(version, environment, tests, Path(folder)))
     if outcomes:
         show(outcomes)
     return 0 if all(outcome.good for outcome in outcomes) else 1

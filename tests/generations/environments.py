@@ -81,11 +81,8 @@ def python_of(recipe: Recipe, cache: Path, say: Callable[[str], None]) -> Path:
     """
     folder = cache / f"{recipe.version}-{recipe.key}"
     python = folder / "bin" / "python"
-    cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if cache.stat().st_uid != os.getuid():
-        # Programs are started from there.
-        raise EnvironmentNotMade(f"{cache} belongs to somebody else: name another folder in {CACHE_ENV}")
-    with _alone(cache / f"{recipe.version}.lock", say):
+    own(cache)
+    with alone(cache / f"{recipe.version}.lock", say, within_s=MADE_S):
         if (folder / READY).exists():
             say(f"{recipe.version}: environment is there")
             return python
@@ -98,25 +95,37 @@ def python_of(recipe: Recipe, cache: Path, say: Callable[[str], None]) -> Path:
     return python
 
 
+def own(cache: Path) -> None:
+    """Make the folder, or see that it is ours. Raises EnvironmentNotMade."""
+    cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if cache.stat().st_uid != os.getuid():
+        # Programs are started from there.
+        raise EnvironmentNotMade(f"{cache} belongs to somebody else: name another folder in {CACHE_ENV}")
+
+
 def _make(recipe: Recipe, folder: Path, *, deadline: float) -> None:
     log = folder.parent / f"{recipe.version}.log"
     log.write_bytes(b"")
     python = folder / "bin" / "python"
     pip = (str(python), "-m", "pip", "install", "--no-input", "--disable-pip-version-check")
-    _run([sys.executable, "-m", "venv", str(folder)], log, deadline)
-    _run([*pip, "-c", str(recipe.pins), recipe.base], log, deadline)
+    logged([sys.executable, "-m", "venv", str(folder)], log, deadline)
+    logged([*pip, "-c", str(recipe.pins), recipe.base], log, deadline)
     if recipe.over:
-        _run([*pip, "--no-deps", *recipe.over], log, deadline)
-    found = _run([str(python), "-c", "import importlib.metadata as m; print(m.version('cashu'))"], log, deadline)
+        logged([*pip, "--no-deps", *recipe.over], log, deadline)
+    found = logged([str(python), "-c", "import importlib.metadata as m; print(m.version('cashu'))"], log, deadline)
     if found != recipe.version:
         raise EnvironmentNotMade(f"asked for cashu {recipe.version}, got {found}")
     (folder / READY).write_text(json.dumps({"version": found}), encoding="utf-8")
 
 
-def _run(command: Sequence[str], log: Path, deadline: float) -> str:
-    """Run it; its output is returned and goes to the log. Raises EnvironmentNotMade."""
+def logged(command: Sequence[str], log: Path, deadline: float, **more: str) -> str:
+    """
+    Run it, with ``more`` in its environment; its output is returned and goes to the log. Raises EnvironmentNotMade.
+
+    ``deadline`` is a time of the monotonic clock.
+    """
     # PYTHONPATH would let one environment see another's packages.
-    env = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "VIRTUAL_ENV"}}
+    env = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "VIRTUAL_ENV"}} | more
     try:
         done = subprocess.run(
             command,
@@ -130,7 +139,7 @@ def _run(command: Sequence[str], log: Path, deadline: float) -> str:
             check=False,
         )
     except subprocess.TimeoutExpired as late:
-        raise EnvironmentNotMade(f"not within {MADE_S:.0f} s: {' '.join(command)}") from late
+        raise EnvironmentNotMade(f"not in time: {' '.join(command)} ({log})") from late
     with log.open("a", encoding="utf-8") as file:
         file.write(f"$ {' '.join(command)}\n{done.stdout}")
     if done.returncode != 0:
@@ -139,8 +148,9 @@ def _run(command: Sequence[str], log: Path, deadline: float) -> str:
 
 
 @contextmanager
-def _alone(lock: Path, say: Callable[[str], None]) -> Iterator[None]:
-    deadline, told = time.monotonic() + MADE_S, False
+def alone(lock: Path, say: Callable[[str], None], *, within_s: float) -> Iterator[None]:
+    """Hold the lock, for which others are waited for so long. Raises EnvironmentNotMade."""
+    deadline, told = time.monotonic() + within_s, False
     with lock.open("w") as file:
         while True:
             try:
@@ -148,7 +158,7 @@ def _alone(lock: Path, say: Callable[[str], None]) -> Iterator[None]:
                 break
             except BlockingIOError as busy:
                 if time.monotonic() > deadline:
-                    raise EnvironmentNotMade(f"another run has held {lock} for {MADE_S:.0f} s") from busy
+                    raise EnvironmentNotMade(f"another run has held {lock} for {within_s:.0f} s") from busy
                 if not told:
                     say(f"waiting for another run that holds {lock}")
                     told = True

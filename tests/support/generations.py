@@ -1,5 +1,5 @@
 """
-What generations of Nutshell answer differently, as measured (docs/testing.md): a test that meets such a difference asks here.
+What mints answer differently, as measured (docs/mints-measured.md): a test that meets such a difference asks here.
 
 Only what a mint *says* differs. What meltd promises about money holds on each, and no test may ask here what to expect of it.
 """
@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from daemon.demo.mint_child import request
+from melt.mint import NOT_VALID
+from melt.model import Ambiguous, MeltAnswer, StillPending
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +19,7 @@ class Generation:
     """One measured release. Numbers are error codes; where none is named, the case answers the same on all of them."""
 
     version: str
+    implementation: str = "Nutshell"
     bad_signature: int
     proofs_pending: int
     outputs_signed: int
@@ -42,6 +45,32 @@ class Generation:
     """
     second_quote: bool
     """An invoice that was paid gets another quote, and is paid again."""
+    unknown_quote: int = 0
+    too_many_inputs: int = NOT_VALID
+    shows_preimage: bool = True
+    pending_is_answered: bool = True
+    """A payment that stays open is answered PENDING; else the request is not answered before a minute has passed."""
+    asking_fails: int | None = None
+    """What a melt is answered whose backend can't be asked, where not PENDING."""
+    replays: bool = False
+    """An identical request is answered identically (NUT-19); else it is refused."""
+    forgets_payments: bool = False
+    """What was being paid when the process was killed stays PENDING for ever."""
+
+    @property
+    def pending(self) -> MeltAnswer:
+        """What a melt whose payment stays open comes to, where it is waited for a short time."""
+        return StillPending() if self.pending_is_answered else Ambiguous(reason="time-out")
+
+    @property
+    def pending_s(self) -> float:
+        """How long to wait for such an answer, in seconds."""
+        return 20.0 if self.pending_is_answered else 1.5
+
+    @property
+    def pending_melt(self) -> str:
+        """What meltd calls such a melt before its own patience ends."""
+        return "PENDING" if self.pending_is_answered else "MELTING"
 
 
 _0_16_5: Final = Generation(
@@ -98,12 +127,38 @@ _0_21_0: Final = Generation(
     rollback_stays=True,
     second_quote=False,
 )
-GENERATIONS: Final = {f"Nutshell/{one.version}": one for one in (_0_16_5, _0_20_2, _0_21_0)}
+_CDK: Final = Generation(
+    version="0.18.3",
+    implementation="cdk-mintd",
+    bad_signature=10001,
+    proofs_pending=11002,
+    outputs_signed=11008,
+    outputs_pending=11004,
+    quote_pending=20005,
+    quote_paid=20006,
+    payment_failed=20004,
+    keyset_inactive=12002,
+    keyset_id_prefix="01",
+    final_expiry=False,
+    unknown_is_failed=False,
+    found_settled_is_paid=True,
+    asks_fail_loudly=True,
+    rollback_stays=False,
+    second_quote=False,
+    unknown_quote=50000,
+    too_many_inputs=11014,
+    shows_preimage=False,
+    pending_is_answered=False,
+    asking_fails=50000,
+    replays=True,
+    forgets_payments=True,
+)
+GENERATIONS: Final = {f"{one.implementation}/{one.version}": one for one in (_0_16_5, _0_20_2, _0_21_0, _CDK)}
 
 
 def generation_at(port: int) -> Generation:
     """What was measured of the mint that listens there. Raises LookupError for a release that nobody has measured."""
     version = request(port, "GET", "/v1/info")["version"]
     if version not in GENERATIONS:
-        raise LookupError(f"{version} was not measured: see docs/testing.md")
+        raise LookupError(f"{version} was not measured: see docs/mints-measured.md")
     return GENERATIONS[version]

@@ -13,18 +13,25 @@ from daemon.demo import mint_child
 from daemon.demo.mint_child import HttpRefusal, Invoice, Payment, free_port, request
 from daemon.demo.wallet import DemoWallet as TestWallet
 from daemon.demo.wallet import ProofDict, split
+from tests.support.cdk_mint import CdkMint
 
 PYTHON_ENV = "MELTD_TEST_MINT_PYTHON"
 """The interpreter of the environment whose cashu the tests' mints run; ``python -m tests.generations`` sets it."""
 VERSION_ENV = "MELTD_TEST_MINT_VERSION"
 """The version that such a mint must be of, so that no run is counted for a mint that it did not meet."""
+KIND_ENV = "MELTD_TEST_MINT"
+"""Which implementation the tests' mints are: Nutshell, or ``cdk``."""
+CDK = "cdk"
 
 __all__ = [
+    "CDK",
+    "KIND_ENV",
     "PYTHON_ENV",
     "VERSION_ENV",
     "HttpRefusal",
     "Invoice",
     "MintProcess",
+    "NutshellMint",
     "Payment",
     "ProofDict",
     "TestWallet",
@@ -37,8 +44,14 @@ __all__ = [
 TestWallet.__test__ = False  # type: ignore[attr-defined]
 
 
-class MintProcess(mint_child.MintProcess):
+class NutshellMint(mint_child.MintProcess):
     """The demo's mint, of the generation that the environment asks for."""
+
+    counts_posts = True
+
+    def plays(self, **script: Any) -> bool:
+        """Whether its node can do what the script says, to the end."""
+        return True
 
     def __init__(self, folder: Path, *, python: str | None = None, **options: Any) -> None:
         super().__init__(folder, python=python or os.environ.get(PYTHON_ENV), **options)
@@ -51,6 +64,10 @@ class MintProcess(mint_child.MintProcess):
         if wanted and found != f"Nutshell/{wanted}":
             self.kill_blocking()
             raise RuntimeError(f"asked for Nutshell {wanted}, and {found} came up")
+
+
+MintProcess: type[Any] = CdkMint if os.environ.get(KIND_ENV) == CDK else NutshellMint
+"""The mint of this run. What one implementation can't play skips the test with the reason (tests/support/cdk_mint.py)."""
 
 
 @pytest.fixture

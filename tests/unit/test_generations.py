@@ -7,16 +7,15 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from daemon.demo.mint_child import LAUNCHER
-from tests.generations import environments
-from tests.generations.__main__ import Outcome, read, run
+from tests.generations import cdk, environments
+from tests.generations.__main__ import Outcome, main, read, run
 from tests.generations.environments import RECIPES, EnvironmentNotMade, python_of
 from tests.support.generations import GENERATIONS
-from tests.support.mint import PYTHON_ENV, VERSION_ENV, MintProcess
+from tests.support.mint import CDK, KIND_ENV, PYTHON_ENV, VERSION_ENV, NutshellMint
 
 REPORT = """<testsuites><testsuite name="pytest">
 <testcase name="a"/>
@@ -60,14 +59,15 @@ def test_the_tests_run_with_the_generation_in_their_environment(tmp_path, monkey
     # The runs below are pytest's own, and not of this checkout.
     monkeypatch.setattr("tests.generations.__main__.ROOT", tmp_path)
     (tmp_path / "test_one.py").write_text(f"def test_one():\n    {body}\n")
-    assert run("9.9.9", Path(sys.executable), ["test_one.py"], tmp_path).good is good
+    environment = {PYTHON_ENV: sys.executable, VERSION_ENV: "9.9.9"}
+    assert run("9.9.9", environment, ["test_one.py"], tmp_path).good is good
 
 
 def test_tests_that_hang_are_ended_and_are_a_failure(tmp_path, monkeypatch):
     monkeypatch.setattr("tests.generations.__main__.ROOT", tmp_path)
     monkeypatch.setattr("tests.generations.__main__.RUN_S", 0.5)
     (tmp_path / "test_one.py").write_text("import time\ndef test_one():\n    time.sleep(600)\n")
-    outcome = run("9.9.9", Path(sys.executable), ["test_one.py"], tmp_path)
+    outcome = run("9.9.9", {}, ["test_one.py"], tmp_path)
     assert not outcome.good
     assert "not done" in outcome.why
 
@@ -99,7 +99,8 @@ def test_a_run_that_is_ended_ends_the_tests(tmp_path):
 
 
 def test_every_generation_that_can_be_made_was_measured():
-    assert {f"Nutshell/{version}" for version in RECIPES} == set(GENERATIONS)
+    known = {f"Nutshell/{version}" for version in RECIPES} | {f"cdk-mintd/{cdk.VERSION}"}
+    assert known == set(GENERATIONS)
 
 
 def test_another_recipe_or_other_pins_are_another_environment(tmp_path):
@@ -132,14 +133,63 @@ def test_an_environment_that_could_not_be_made_is_made_anew_and_one_that_is_ther
 
 def test_what_pip_says_is_in_the_error(tmp_path):
     with pytest.raises(EnvironmentNotMade, match="No module named nothing"):
-        environments._run([sys.executable, "-m", "nothing"], tmp_path / "log", deadline=time.monotonic() + 60)
+        environments.logged([sys.executable, "-m", "nothing"], tmp_path / "log", deadline=time.monotonic() + 60)
     assert "No module named nothing" in (tmp_path / "log").read_text()
+
+
+def test_cdk_mintd_is_built_once_and_by_one_at_a_time(tmp_path, monkeypatch):
+    built, said = [], []
+
+    def build(place, *, deadline):
+        built.append(place)
+        (place / "bin").mkdir(parents=True)
+        (place / environments.READY).write_text("{}")
+
+    monkeypatch.delenv(cdk.BINARY_ENV, raising=False)
+    monkeypatch.setenv(environments.CACHE_ENV, str(tmp_path / "cache"))
+    monkeypatch.setattr(cdk, "_build", build)
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    assert cdk.built() is None
+    binaries = {cdk.build(said.append) for _ in range(3)}
+    assert len(built) == 1
+    assert binaries == {cdk.built()} == {built[0] / "bin" / "cdk-mintd"}
+
+
+@pytest.mark.parametrize("missing", ["cargo", "protoc"])
+def test_without_what_builds_it_cdk_mintd_is_not_made_and_the_line_says_what_is_missing(
+    tmp_path, monkeypatch, capsys, missing
+):
+    monkeypatch.delenv(cdk.BINARY_ENV, raising=False)
+    monkeypatch.setenv(environments.CACHE_ENV, str(tmp_path / "cache"))
+    monkeypatch.setattr("shutil.which", lambda name: None if name == missing else f"/usr/bin/{name}")
+    with pytest.raises(EnvironmentNotMade, match=missing):
+        cdk.build(lambda line: None)
+    monkeypatch.setattr(sys, "argv", ["generations", "--only", CDK, "--make"])
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    assert main() == 1
+    assert missing in capsys.readouterr().err
+
+
+def test_tests_on_cdk_mintd_are_left_out_by_one_line_where_it_is_not_built(tmp_path):
+    env = {name: value for name, value in os.environ.items() if name not in {cdk.BINARY_ENV, KIND_ENV}}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/contract/test_cdk_mint.py"],
+        cwd=environments.ROOT,
+        env={**env, environments.CACHE_ENV: str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == pytest.ExitCode.NO_TESTS_COLLECTED, done.stdout
+    assert cdk.NOT_BUILT in done.stdout
+    assert "skipped" not in done.stdout
+    assert len([line for line in done.stdout.splitlines() if "cdk-mintd" in line]) == 1
 
 
 def test_a_mint_of_another_version_than_asked_for_is_refused(tmp_path, monkeypatch):
     monkeypatch.delenv(PYTHON_ENV, raising=False)
     monkeypatch.setenv(VERSION_ENV, "9.9.9")
-    mint = MintProcess(tmp_path)
+    mint = NutshellMint(tmp_path)
     with pytest.raises(RuntimeError, match=r"asked for Nutshell 9\.9\.9"):
         mint.start_blocking()
     assert mint.pid is None
