@@ -342,6 +342,9 @@ class World:
             self.books.say(f"{type(error).__name__}: {error}")
             if self.tracing:
                 raise
+        for task in self.clients:
+            if task.done() and not task.cancelled() and (died := task.exception()) is not None:
+                self.books.say(f"a part of the world died: {type(died).__name__}: {died}")
         for context in self.loop.errors:
             error = context.get("exception")
             self.books.say(f"loop: {context.get('message')}: {type(error).__name__}: {error}")
@@ -552,7 +555,9 @@ class World:
     def _some_token(self) -> Token | None:
         """A document whose money is not gone, rather one that a melt holds."""
         gone = {TokenStatus.SPENT, TokenStatus.FAILED}
-        tokens = [t for t in self.store.tables.tokens.values() if isinstance(t, Token) and t.status not in gone]
+        tokens = [
+            t for t in self.store.tables.tokens.values() if isinstance(t, Token) and t.proofs and t.status not in gone
+        ]
         held = [token for token in tokens if token.reservation is not None]
         chosen = held if held and self.rng.random() < 0.6 else tokens
         return self.rng.choice(chosen) if chosen else None
