@@ -914,8 +914,8 @@ MUTANTS: Final = (
     Mutant(
         name="what others did is not written down",
         file="melt/store/altered.py",
-        old="    write_findings(collections, session, findings, now)\n",
-        new="    write_findings(collections, session, [], now)\n",
+        old="    write_findings(collections, session, findings, now, ",
+        new="    write_findings(collections, session, [], now, ",
         suites=(KEPT,),
     ),
     Mutant(

@@ -625,7 +625,7 @@ class World:
             for proof in token.proofs:
                 mint.take(proof)
             await asyncio.sleep(self.rng.choice((0.0, 0.01, 3.0)))
-            present = self.store.tables.tokens[token.id]
+            present = self.store.tables.tokens.get(token.id)
             if isinstance(present, Token) and present.status is token.status and present.proofs == token.proofs:
                 spent = replace(present, status=TokenStatus.SPENT, spent_at=self.clock.now())
                 self._external(lambda spent=spent: self.store.plant(spent))
