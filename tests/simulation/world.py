@@ -118,7 +118,7 @@ class World:
         settle = self._settle_policy()
         self.store = ModelStore(clock=self.clock, y_of=fast_y, settle=settle)
         # Not beside a mint that calls paid what it goes on honouring: such value may well come back.
-        self.accompanied = self.wild and not self.lies and not settle.waits and rng.random() < 0.5
+        self.accompanied = self.wild and not self.lies and rng.random() < (0.25 if settle.waits else 0.5)
         self.tuning = Tuning(
             swap_when_overpay_exceeds=rng.choice((0, 0, 1, 8)),
             post_grace_s=rng.choice((8.0, 15.0)),
@@ -142,7 +142,7 @@ class World:
         self.seen.on_refused = self._on_refused
         self.store.tables.on_commit = self._on_commit
         self._make_users()
-        if settle.waits and rng.random() < 0.8:
+        if settle.waits and not self.accompanied and rng.random() < 0.8:
             self.neighbour = self._make_neighbour()
 
     # --- what happened ---
