@@ -212,23 +212,10 @@ def what_changed(melt: Melt, token: Token | MalformedToken | None, ys: frozenset
     return said
 
 
-def record_altered(
-    collections: Collections,
-    session: ClientSession,
-    melt: Melt,
-    altered: Sequence[Altered],
-    now: datetime,
-    *,
-    settle: SettlePolicy,
-    stopwatch: Stopwatch,
-) -> None:
-    """
-    A record of each document that others had changed, in the transaction that ends the entry.
-
-    Open are those of documents that are there and were left as another writer has them; the rest is done with.
-    """
+def findings_of(melt: Melt, altered: Sequence[Altered]) -> list[Finding]:
+    """What an entry's end says of each document that others had changed, in their order."""
     drift = DriftType.RESERVED_TOKEN_CHANGED
-    findings = [
+    return [
         Finding(
             type=drift,
             severity=SEVERITIES[drift],
@@ -251,6 +238,24 @@ def record_altered(
         )
         for one in altered
     ]
+
+
+def record_altered(
+    collections: Collections,
+    session: ClientSession,
+    melt: Melt,
+    altered: Sequence[Altered],
+    now: datetime,
+    *,
+    settle: SettlePolicy,
+    stopwatch: Stopwatch,
+) -> None:
+    """
+    A record of each document that others had changed, in the transaction that ends the entry.
+
+    Open are those of documents that are there and were left as another writer has them; the rest is done with.
+    """
+    findings = findings_of(melt, altered)
     if not findings:
         return
     write_findings(collections, session, findings, now, settle=settle, stopwatch=stopwatch)

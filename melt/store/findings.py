@@ -240,7 +240,8 @@ def write_findings(
     """
     Open, see again or re-open in a transaction that is under way; the records afterwards, by id.
 
-    The caller tells ``stopwatch`` of what was committed (:meth:`melt.settling.Stopwatch.noted`).
+    The caller may tell ``stopwatch`` of what was committed (:meth:`melt.settling.Stopwatch.noted`); where it does not, the
+    next look at such a record adds no time, as after a look that was lost.
     """
     by_id = {discrepancy_id(finding): finding for finding in findings}
     present = {

@@ -892,6 +892,14 @@ LEFT = {"unreserved", "taken back"}
 """Left as others have them."""
 
 
+def told_state(bench: Bench, user: str, token: Token) -> DiscrepancyState:
+    """Of the record of what others did to a reserved document; there is one, and it says how much lay there."""
+    types = [DriftType.RESERVED_TOKEN_CHANGED]
+    (record,) = bench.store.discrepancies(states=(), types=types, severities=(), npub=user, limit=10)
+    assert (record.token_id, record.value, record.action) == (token.id, token.amount, Action.RECORD)
+    return record.state
+
+
 @pytest.mark.parametrize("other", OTHERS)
 def test_a_payment_settles_whatever_others_did_to_its_documents(bench: Bench, other: str) -> None:
     """The change is stored and the entry ends; what still carries its mark is spent, the rest is told and left."""
@@ -909,6 +917,7 @@ def test_a_payment_settles_whatever_others_did_to_its_documents(bench: Bench, ot
     (told,) = settled.altered
     assert (told.token_id, told.amount) == (one.id, 24)
     assert told.written is (other not in {*LEFT, "deleted"})
+    assert told_state(bench, user, one) is (DiscrepancyState.OPEN if other in LEFT else DiscrepancyState.CORRECTED)
     assert bench.store.melt(melt.id) == settled
     assert bench.store.input_proofs(settled, [two.proofs[0].y]) == (
         () if isinstance(bench.store, ModelStore) else two.proofs
@@ -924,6 +933,7 @@ def test_a_release_gives_everything_back_whatever_others_did(bench: Bench, other
     OTHERS[other](bench, one)
     released = bench.store.release(melt, spent=(), error_code="PAYMENT_FAILED", error_detail="no")
     assert (released.state, len(released.altered)) == (MeltState.RELEASED, 1)
+    assert told_state(bench, user, one) is (DiscrepancyState.OPEN if other in LEFT else DiscrepancyState.CORRECTED)
     found = bench.store.tokens([one.id])
     after = found[0] if found else None
     assert (after.status if isinstance(after, Token) else None) is AFTER_RELEASE.get(other, UNSPENT)

@@ -79,10 +79,10 @@ class Books:
     """Documents that were spent or failed from the start, though the mint honours their proofs."""
     called_final: set[TokenId] = field(default_factory=set)
     """Documents that another writer has called spent or failed while a melt had reserved them."""
-    unreserved: set[TokenId] = field(default_factory=set)
+    unreserved: set[Y] = field(default_factory=set)
     """
-    Documents from which another writer has taken the reservation: they, and what is split off them, are pending until a
-    tour has seen it for long enough.
+    Proofs of documents from which another writer has taken the reservation: these, and what is split off them, are pending
+    until a tour has seen it for long enough.
     """
     dropped: list[Token] = field(default_factory=list)
     """Documents that another writer has deleted, as they were."""
@@ -354,7 +354,7 @@ class Books:
         if token.reservation is not None:
             melt = self.store.tables.melts.get(token.reservation.melt_id)
             self.require(melt is not None and melt.is_open, f"token {token.id} is reserved by a melt that ended")
-        elif token.status is TokenStatus.PENDING and not self.unreserved:
+        elif token.status is TokenStatus.PENDING and self.unreserved.isdisjoint(proof.y for proof in token.proofs):
             self.say(f"token {token.id} is pending and nobody's")
         if token.is_sent:
             ours = [p for p in token.proofs if mint.spent_by.get(p.y, OTHERS) != OTHERS]

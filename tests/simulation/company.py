@@ -113,7 +113,7 @@ def _split(world: World, token: Token) -> None:
 
 
 def _unreserve(world: World, token: Token) -> None:
-    world.books.unreserved.add(token.id)
+    world.books.unreserved.update(proof.y for proof in token.proofs)
     world.store.tables.put_token(token.id, replace(token, reservation=None))
 
 

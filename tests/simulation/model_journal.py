@@ -26,6 +26,7 @@ from melt.model import (
     AtomicResult,
     Discrepancy,
     DiscrepancyState,
+    Finding,
     InputRef,
     JournalKind,
     KeysetId,
@@ -48,6 +49,7 @@ from melt.model import (
     Y,
     normalise_mint_url,
 )
+from melt.store.altered import findings_of
 from melt.store.inputs import is_untouched
 from tests.simulation.model_ending import Ending
 from tests.simulation.model_leases import ModelLeases
@@ -65,6 +67,9 @@ class ModelJournal(ModelLeases):
     tables: Tables
 
     def _now(self) -> datetime:
+        raise NotImplementedError
+
+    def _write_findings(self, findings: Sequence[Finding], now: datetime) -> list[Discrepancy]:
         raise NotImplementedError
 
     # --- reading ---
@@ -445,7 +450,13 @@ class ModelJournal(ModelLeases):
     # --- parts ---
 
     def _altered(self, ending: Ending) -> dict[str, Any]:
-        return {"altered": (*ending.melt.altered, *ending.altered)} if ending.altered else {}
+        if not ending.altered:
+            return {}
+        now, found = ending.ledger.now, findings_of(ending.melt, ending.altered)
+        for record, one in zip(self._write_findings(found, now), ending.altered, strict=True):
+            if one.written or one.deleted:
+                self._close(record, DiscrepancyState.CORRECTED, now)
+        return {"altered": (*ending.melt.altered, *ending.altered)}
 
     def _close(self, record: Discrepancy, state: DiscrepancyState, now: datetime) -> None:
         self.tables.put(self.tables.discrepancies, record.id, replace(record, state=state, closed_at=now))

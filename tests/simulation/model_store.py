@@ -246,23 +246,24 @@ class ModelStore(ModelJournal):
 
     def record(self, findings: Sequence[Finding]) -> tuple[Discrepancy, ...]:
         now = self._now()
-        noted: list[tuple[str, Watched]] = []
         with self.tables.transaction():
             self.require_fence()
-            for finding in {_identity(finding): finding for finding in findings}.values():
-                key = _identity(finding)
-                before = self.tables.watched.get(key, Watched())
-                added_ms, watcher = self.stopwatch.added_ms(key, before)
-                present = self.tables.discrepancies.get(key)
-                record, after = _seen(
-                    present, before, finding, now, self.settle_policy, added_ms=added_ms, watcher=watcher
-                )
-                self.tables.put(self.tables.discrepancies, key, record)
-                self.tables.put(self.tables.watched, key, after)
-                noted.append((key, after))
-        for key, after in noted:
-            self.stopwatch.noted(key, after)
+            self._write_findings(findings, now)
+        for key in dict.fromkeys(map(_identity, findings)):
+            self.stopwatch.noted(key, self.tables.watched[key])
         return tuple(self.tables.discrepancies[_identity(finding)] for finding in findings)
+
+    def _write_findings(self, findings: Sequence[Finding], now: datetime) -> list[Discrepancy]:
+        """In a transaction that is under way."""
+        by_id = {_identity(finding): finding for finding in findings}
+        for key, finding in by_id.items():
+            before = self.tables.watched.get(key, Watched())
+            added_ms, watcher = self.stopwatch.added_ms(key, before)
+            present = self.tables.discrepancies.get(key)
+            record, after = _seen(present, before, finding, now, self.settle_policy, added_ms=added_ms, watcher=watcher)
+            self.tables.put(self.tables.discrepancies, key, record)
+            self.tables.put(self.tables.watched, key, after)
+        return [self.tables.discrepancies[_identity(finding)] for finding in findings]
 
     def clear_unseen(self, subjects: Sequence[str], seen: Sequence[str]) -> int:
         now, wanted, spared = self._now(), set(subjects), set(seen)

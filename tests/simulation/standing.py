@@ -49,17 +49,23 @@ class Standing:
             by_melt = any(tables.melts[melt_id].kind is JournalKind.MELT for melt_id in commit.melts)
             gone = {entry.token_id: entry.ys for entry in commit.entries if entry.to_status is TokenStatus.SPENT}
             for token_id, before in commit.tokens.items():
-                if isinstance(before, Token):
-                    self._sent_stays(before, tables.tokens[token_id])
-                    if not by_melt and tables.tokens[token_id].mark != before.mark:
+                written = tables.tokens.get(token_id)
+                if written is None:
+                    self.say(f"I13: token {token_id} was deleted by us")
+                elif isinstance(before, Token):
+                    self._sent_stays(before, written)
+                    if not by_melt and written.mark != before.mark:
                         self._has_settled(before, gone.get(token_id, ()), "was written")
             for melt_id, old in commit.melts.items():
                 if old is None and tables.melts[melt_id].kind is JournalKind.RECLAIM:
                     self._reclaims(tables.melts[melt_id])
         for token_id, before in commit.tokens.items():
-            after = tables.tokens[token_id]
+            after = tables.tokens.get(token_id)
             if not external:
                 self.ours_s[token_id] = now
+            if after is None:
+                self.since_s.pop(token_id, None)
+                continue
             if before is None or before.mark != after.mark:
                 self.since_s[token_id] = now
             if isinstance(after, Token) and after.is_sent:

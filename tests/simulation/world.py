@@ -118,7 +118,7 @@ class World:
         settle = self._settle_policy()
         self.store = ModelStore(clock=self.clock, y_of=fast_y, settle=settle)
         # Not beside a mint that calls paid what it goes on honouring: such value may well come back.
-        self.accompanied = self.wild and not self.lies and not settle.waits and rng.random() < 0.5
+        self.accompanied = self.wild and not self.lies and rng.random() < (0.25 if settle.waits else 0.5)
         self.tuning = Tuning(
             swap_when_overpay_exceeds=rng.choice((0, 0, 1, 8)),
             post_grace_s=rng.choice((8.0, 15.0)),
@@ -142,7 +142,7 @@ class World:
         self.seen.on_refused = self._on_refused
         self.store.tables.on_commit = self._on_commit
         self._make_users()
-        if settle.waits and rng.random() < 0.8:
+        if settle.waits and not self.accompanied and rng.random() < 0.8:
             self.neighbour = self._make_neighbour()
 
     # --- what happened ---
@@ -342,6 +342,9 @@ class World:
             self.books.say(f"{type(error).__name__}: {error}")
             if self.tracing:
                 raise
+        for task in self.clients:
+            if task.done() and not task.cancelled() and (died := task.exception()) is not None:
+                self.books.say(f"a part of the world died: {type(died).__name__}: {died}")
         for context in self.loop.errors:
             error = context.get("exception")
             self.books.say(f"loop: {context.get('message')}: {type(error).__name__}: {error}")
@@ -552,7 +555,9 @@ class World:
     def _some_token(self) -> Token | None:
         """A document whose money is not gone, rather one that a melt holds."""
         gone = {TokenStatus.SPENT, TokenStatus.FAILED}
-        tokens = [t for t in self.store.tables.tokens.values() if isinstance(t, Token) and t.status not in gone]
+        tokens = [
+            t for t in self.store.tables.tokens.values() if isinstance(t, Token) and t.proofs and t.status not in gone
+        ]
         held = [token for token in tokens if token.reservation is not None]
         chosen = held if held and self.rng.random() < 0.6 else tokens
         return self.rng.choice(chosen) if chosen else None
@@ -620,7 +625,7 @@ class World:
             for proof in token.proofs:
                 mint.take(proof)
             await asyncio.sleep(self.rng.choice((0.0, 0.01, 3.0)))
-            present = self.store.tables.tokens[token.id]
+            present = self.store.tables.tokens.get(token.id)
             if isinstance(present, Token) and present.status is token.status and present.proofs == token.proofs:
                 spent = replace(present, status=TokenStatus.SPENT, spent_at=self.clock.now())
                 self._external(lambda spent=spent: self.store.plant(spent))
