@@ -134,6 +134,9 @@ class Melt:
     resolution: Resolution | None = None
     note: str | None = None
     """Stands in the audit where no decision does: the plan that a reclaim belongs to."""
+    refusals: int = 0
+    """How often in a row the mint has answered its swap with ``refused_code``, all inputs free."""
+    refused_code: int | None = None
     actor: Actor
     created_at: datetime
     updated_at: datetime

@@ -145,14 +145,37 @@ class Store(Protocol):
         """The fencing swap went through: inputs spent, new proofs stored unspent as ``<tx>_fenced``, melt RELEASED."""
         ...
 
+    def finish_together(self, melt: Melt, proofs: Sequence[NewProof]) -> Melt:
+        """Many proofs were swapped into fewer: inputs spent, new proofs stored unspent as ``<tx>_together``, entry SETTLED."""
+        ...
+
+    def renew_blanks(self, melt: Melt, *, keyset_id: KeysetId, count: int, seed_id: str) -> Melt:
+        """
+        Blanks of another keyset for a melt whose POST was refused before any payment: counters taken, POST not sent.
+
+        Only for an entry that is MELTING and whose POST is REFUSED; raises InvariantBroken for any other (I1).
+        """
+        ...
+
     def finish_reclaim(self, melt: Melt, proofs: Sequence[NewProof]) -> Melt:
         """A reclaim's swap went through: new proofs stored unspent as ``<tx>_reclaimed``, entry SETTLED, its discrepancies corrected."""
         ...
 
     def settle(
-        self, melt: Melt, change: Sequence[NewProof], *, shortfall: int, fees_paid: int, preimage: str | None
+        self,
+        melt: Melt,
+        change: Sequence[NewProof],
+        *,
+        shortfall: int,
+        fees_paid: int,
+        preimage: str | None,
+        unproved: Sequence[NewProof] = (),
     ) -> tuple[Melt, AtomicResult]:
-        """T3 through :meth:`execute_atomic_melt`: inputs spent, change stored, melt SETTLED."""
+        """
+        T3 through :meth:`execute_atomic_melt`: inputs spent, change stored, melt SETTLED.
+
+        ``unproved`` is stored apart, as ``<tx>_unproved`` in status ``failed``, where nobody counts it.
+        """
         ...
 
     def release(self, melt: Melt, *, spent: Sequence[Y], error_code: str, error_detail: str) -> Melt:
@@ -170,6 +193,7 @@ class Store(Protocol):
         actor: Actor,
         melt: Melt | None = None,
         journal_changes: Mapping[str, object] | None = None,
+        unproved_proofs: Sequence[NewProof] = (),
     ) -> AtomicResult:
         """All or nothing: sources spent, keep and change stored, journal moved to SETTLED where ``melt`` is given."""
         ...

@@ -196,6 +196,7 @@ async def _observe(recovery: Recovery, melt: Melt, holder: str) -> Melt:
             contradiction_since=None,
             error_code=None,
             error_detail=None,
+            refusals=0,
         )
     )
 

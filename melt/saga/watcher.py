@@ -226,7 +226,7 @@ class Watcher:
             self._engine.report_end(after, (self._clock.now() - after.created_at).total_seconds())
             await self._recovery.events.resolve(EventType.MELT_HELD, f"melt:{melt.id}", reason="the melt has ended")
             return
-        due.looks = 0 if moved else due.looks + 1
+        due.looks = after.refusals if after.refusals else 0 if moved else due.looks + 1
         due.at = self._clock.monotonic() + self._delay(after, due.looks, moved=moved)
 
     async def _take_over(self, melt: Melt) -> Melt:
@@ -238,7 +238,7 @@ class Watcher:
         policy = self._policy
         if melt.state is MeltState.HELD:
             return policy.held_delay_s
-        if moved and melt.state in {MeltState.FENCING, MeltState.SWAPPING}:
+        if moved and melt.state in {MeltState.FENCING, MeltState.SWAPPING} and not melt.refusals:
             return 0.0
         if melt.clear_since is not None or melt.contradiction_since is not None:
             return policy.confirm_s

@@ -20,6 +20,7 @@ from melt.model import (
     MeltState,
     MintAlias,
     OutputPlan,
+    PostOutcome,
     Reservation,
     SwapPlan,
     Token,
@@ -170,7 +171,7 @@ class Melts(Core):
         entry = melt
         if blanks is not None:
             entry = replace(entry, blanks=self._take_counters(session, seed_id, blanks[0], (0,) * blanks[1]))
-        if melt.kind is JournalKind.MELT:
+        if melt.kind is not JournalKind.RECLAIM:
             entry = self._reserve_inputs(session, entry)
         else:
             self._refuse_shared(session, entry)
@@ -314,6 +315,25 @@ class Melts(Core):
             outputs = self._take_counters(session, seed_id, keyset_id, tuple(amounts))
             plan = SwapPlan(inputs=tuple(inputs), outputs=outputs, keep=keep, fee=fee)
             return self._move(session, melt, to, {"fence" if fence else "swap": plan}, mark, now)
+
+        return self._run_alone(work)
+
+    @store_method
+    def renew_blanks(self, melt: Melt, *, keyset_id: KeysetId, count: int, seed_id: str) -> Melt:
+        """See :meth:`melt.ports.Store.renew_blanks`."""
+        if melt.state is not MeltState.MELTING or melt.post is not PostOutcome.REFUSED:
+            msg = f"melt {melt.id} was not refused before its payment, so it is not sent again (I1)"
+            raise InvariantBroken(msg)
+        mark = new_mark()
+        now = self._now()
+
+        def work(session: ClientSession) -> Melt:
+            done = self._moved_already(session, melt, mark)
+            if done is not None:
+                return done
+            blanks = self._take_counters(session, seed_id, keyset_id, (0,) * count)
+            changes = {"blanks": blanks, "post": PostOutcome.NOT_SENT, "posted_at": None}
+            return self._move(session, melt, MeltState.MELTING, changes, mark, now)
 
         return self._run_alone(work)
 

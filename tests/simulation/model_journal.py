@@ -35,6 +35,7 @@ from melt.model import (
     NewProof,
     OutputPlan,
     Owner,
+    PostOutcome,
     Proof,
     Reservation,
     SwapPlan,
@@ -116,7 +117,7 @@ class ModelJournal(ModelLeases):
             self._refuse_claimed(entry)
             if blanks is not None:
                 entry = replace(entry, blanks=self._take_counters(seed_id, blanks[0], (0,) * blanks[1]))
-            if entry.kind is JournalKind.MELT:
+            if entry.kind is not JournalKind.RECLAIM:
                 entry = self._reserve_inputs(entry, now)
             else:
                 self._refuse_shared(entry)
@@ -240,7 +241,14 @@ class ModelJournal(ModelLeases):
     # --- ends ---
 
     def settle(
-        self, melt: Melt, change: Sequence[NewProof], *, shortfall: int, fees_paid: int, preimage: str | None
+        self,
+        melt: Melt,
+        change: Sequence[NewProof],
+        *,
+        shortfall: int,
+        fees_paid: int,
+        preimage: str | None,
+        unproved: Sequence[NewProof] = (),
     ) -> tuple[Melt, AtomicResult]:
         given = sum(proof.amount for proof in change)
         left = melt.overpaid - given - shortfall - fees_paid
@@ -262,6 +270,7 @@ class ModelJournal(ModelLeases):
                 "error_code": None,
                 "error_detail": None,
             },
+            unproved_proofs=unproved,
         )
         settled = self.tables.melts[melt.id]
         if settled.state is not MeltState.SETTLED:
@@ -279,6 +288,7 @@ class ModelJournal(ModelLeases):
         actor: Actor,
         melt: Melt | None = None,
         journal_changes: Mapping[str, object] | None = None,
+        unproved_proofs: Sequence[NewProof] = (),
     ) -> AtomicResult:
         if not 0 < len(source_token_ids) <= SOURCES_MAX:
             raise StoreError(Code.INVALID_REQUEST, f"a melt spends 1 to {SOURCES_MAX} token documents")
@@ -303,6 +313,13 @@ class ModelJournal(ModelLeases):
                     name=f"{transaction_id}_melt_change",
                     status=unspent,
                     reason="melt_change",
+                )
+                ledger.store_new(
+                    owner,
+                    unproved_proofs,
+                    name=f"{transaction_id}_unproved",
+                    status=TokenStatus.FAILED,
+                    reason="melt_unproved",
                 )
                 if melt is not None:
                     changes = {
@@ -350,6 +367,26 @@ class ModelJournal(ModelLeases):
 
         return self._ended(melt, fence_operation(melt.id), work)
 
+    def finish_together(self, melt: Melt, proofs: Sequence[NewProof]) -> Melt:
+        plan = _checked_plan(melt, melt.swap, proofs)
+        if melt.kind is not JournalKind.TOGETHER:
+            raise InvariantBroken(f"melt {melt.id} swaps nothing together")
+
+        def work(ledger: Ledger) -> Melt:
+            self._spend(ledger, melt, plan.inputs, "melt_swapped")
+            made = self._store_ours(ledger, melt, proofs, "_together", TokenStatus.UNSPENT, "melt_keep")
+            return self._move(melt, MeltState.SETTLED, _kept(melt, plan, made, proofs), ledger.now)
+
+        return self._ended(melt, swap_operation(melt.id), work)
+
+    def renew_blanks(self, melt: Melt, *, keyset_id: KeysetId, count: int, seed_id: str) -> Melt:
+        if melt.state is not MeltState.MELTING or melt.post is not PostOutcome.REFUSED:
+            raise InvariantBroken(f"melt {melt.id} was not refused before its payment, so it is not sent again (I1)")
+        with self.tables.transaction():
+            blanks = self._take_counters(seed_id, keyset_id, (0,) * count)
+            changes = {"blanks": blanks, "post": PostOutcome.NOT_SENT, "posted_at": None}
+            return self._move(melt, MeltState.MELTING, changes, self._now())
+
     def finish_reclaim(self, melt: Melt, proofs: Sequence[NewProof]) -> Melt:
         plan = _checked_plan(melt, melt.swap, proofs)
         if melt.kind is not JournalKind.RECLAIM:
@@ -369,7 +406,7 @@ class ModelJournal(ModelLeases):
         gone = frozenset(spent)
 
         def work(ledger: Ledger) -> Melt:
-            if melt.kind is JournalKind.MELT:
+            if melt.kind is not JournalKind.RECLAIM:
                 for token in ledger.load(_ys_by_token(melt.inputs)):
                     _give_back(ledger, token, melt, gone)
             changes = {"error_code": error_code, "error_detail": error_detail}
