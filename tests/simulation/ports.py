@@ -8,7 +8,7 @@ returns, as after a kill -9, while what it has set going (a request at a mint, a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -304,6 +304,10 @@ class MintLink:
         if refresh or self._keysets is None or now_s - self._keysets[0] >= CACHED_S:
             self._keysets = (now_s, await self._read("keysets", lambda: dict(self._mint.keysets)))
         return self._keysets[1]
+
+    async def keysets_with(self, wanted: Collection[KeysetId]) -> Mapping[KeysetId, Keyset]:
+        listed = await self.keysets()
+        return listed if all(one in listed for one in wanted) else await self.keysets(refresh=True)
 
     async def keys(self, keyset_id: KeysetId) -> Mapping[int, str]:
         if keyset_id not in self._keys:

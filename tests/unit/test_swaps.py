@@ -80,7 +80,7 @@ async def test_a_lost_swap_is_judged_by_its_inputs(states: tuple[MintState, ...]
         fee=0,
     )
 
-    outcome = await run_swap(SilentMint(states), NoOutputs(), OneDocument(held), at_once, plan, timeout_s=1)
+    outcome = await run_swap(SilentMint(states), NoOutputs(), OneDocument(held), at_once, plan, unit="sat", timeout_s=1)
 
     if spent or pending:
         assert isinstance(outcome, SwapTaken), "somebody else has them: repeating it would go on for ever"
