@@ -206,7 +206,7 @@ def _add_reads(app: FastAPI, operations: Operations, options: ApiOptions) -> Non
         found = await operations.balances(npub)
         if not found:
             raise MeltdError(Code.WALLET_UNKNOWN, "no documents of this npub are in the database")
-        return _json(answers.WalletsAnswer.of(npub, found, alias_of))
+        return _json(answers.WalletsAnswer.of(npub, found, alias_of, await operations.payable(npub)))
 
     @app.get("/v1/discrepancies", summary="What was found wrong")
     async def discrepancies(query: Annotated[bodies.DiscrepanciesQuery, Query()]) -> JSONResponse:

@@ -108,7 +108,9 @@ def _methods(about: object, odd: Oddities) -> tuple[MethodLimits, ...]:
 
 def _multi_path(about: object) -> frozenset[str]:
     """NUT-15: the units that can be paid in parts over bolt11."""
-    return frozenset(_short(entry.get("unit")) for entry in _entries(about, "methods") if entry.get("method") == "bolt11")
+    return frozenset(
+        _short(entry.get("unit")) for entry in _entries(about, "methods") if entry.get("method") == "bolt11"
+    )
 
 
 def _cached(about: object) -> frozenset[CachedEndpoint]:
@@ -203,7 +205,9 @@ def _expiry(value: object, keyset_id: KeysetId, odd: Oddities) -> int | None:
 def _name_of(entry: object, number: int) -> str:
     keyset_id = entry.get("id") if isinstance(entry, dict) else None
     named = isinstance(keyset_id, str) and keyset_id and keyset_id.isprintable()
-    return f"keyset {keyset_id[:_NAME_CHARS]}" if named and isinstance(keyset_id, str) else f"keyset number {number + 1}"
+    return (
+        f"keyset {keyset_id[:_NAME_CHARS]}" if named and isinstance(keyset_id, str) else f"keyset number {number + 1}"
+    )
 
 
 # --- NUT-01 ---

@@ -123,7 +123,9 @@ class HttpMint:
         async with self._keysets_lock:
             if refresh or self._keysets is None or self._stale(self._keysets[0]):
                 odd = Oddities()
-                found = await self._requests.read("keysets", "GET", "/v1/keysets", lambda body: announced.keysets(body, odd))
+                found = await self._requests.read(
+                    "keysets", "GET", "/v1/keysets", lambda body: announced.keysets(body, odd)
+                )
                 self._keysets, self._odd["keysets"] = (self._clock.monotonic(), MappingProxyType(found)), odd
                 self._keys_failed.clear()  # an id may commit to what has changed in the list
             return self._keysets[1]
@@ -148,7 +150,7 @@ class HttpMint:
         """What is known of its ways by now; asks nothing."""
         named = [text for odd in self._odd.values() for text in odd.named]
         return MintReport(
-            info=None if self._info is None else self._info[1],
+            info=None if self._info is None else replace(self._info[1], inputs_max=self._inputs_bound),
             keysets=0 if self._keysets is None else len(self._keysets[1]),
             unusable=tuple(named[: announced.NAMED_MAX]),
             unusable_count=sum(odd.count for odd in self._odd.values()),
@@ -218,7 +220,9 @@ class HttpMint:
     async def melt_quote_state(self, quote_id: QuoteId) -> MeltQuote:
         """NUT-05 GET. Makes some mints ask their Lightning backend: see DESIGN section 4 on when to call it."""
         path = f"/v1/melt/quote/bolt11/{quoted(quote_id, safe='')}"
-        return await self._requests.read("melt_quote_state", "GET", path, lambda body: wire.melt_quote(body, quote_id=quote_id))
+        return await self._requests.read(
+            "melt_quote_state", "GET", path, lambda body: wire.melt_quote(body, quote_id=quote_id)
+        )
 
     async def melt(
         self, quote_id: QuoteId, inputs: Sequence[Proof], outputs: Sequence[BlindedMessage], *, timeout_s: float

@@ -33,9 +33,7 @@ LOGINS: Final = frozenset({30001, 30002, 31001, 31002})
 class Requests:
     """The requests to one mint."""
 
-    def __init__(
-        self, alias: MintAlias, url: str, *, limits: MintLimits, clock: Clock, telemetry: Telemetry
-    ) -> None:
+    def __init__(self, alias: MintAlias, url: str, *, limits: MintLimits, clock: Clock, telemetry: Telemetry) -> None:
         self._alias = alias
         self._limits = limits
         self._clock = clock
@@ -98,7 +96,9 @@ class Requests:
             if 400 <= answer.status < 500 and (code in LOGINS or answer.status == 401):
                 outcome = "rejected"
                 self._wants_login[endpoint] = None
-                raise MintWantsLogin(f"mint {self._alias} wants a login for {endpoint}, which meltd has not", mint_code=code)
+                raise MintWantsLogin(
+                    f"mint {self._alias} wants a login for {endpoint}, which meltd has not", mint_code=code
+                )
             if 400 <= answer.status < 500 and answer.status != 429 and (code is not None or answer.status == 422):
                 outcome = "rejected"
                 raise MintRejected(f"mint {self._alias} refused {endpoint} with code {code}", mint_code=code)

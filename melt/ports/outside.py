@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         MeltQuote,
         MintAlias,
         MintInfo,
+        MintReport,
         NewProof,
         OutputPlan,
         Proof,
@@ -64,6 +65,10 @@ class Mint(Protocol):
     def alias(self) -> MintAlias: ...
     @property
     def url(self) -> str: ...
+
+    def report(self) -> MintReport:
+        """What is known of its ways by now; asks nothing."""
+        ...
 
     async def info(self) -> MintInfo:
         """NUT-06, cached."""

@@ -57,12 +57,17 @@ class Store(Protocol):
         """Every distinct ``mint_url`` as stored."""
         ...
 
-    def spendable(self, npub: str, mint_urls: Sequence[str], unit: str) -> tuple[Token, ...]:
-        """Readable ``unspent`` tokens of a user at a mint whose wallet is of ``unit`` (unknown wallet: any), oldest first."""
+    def spendable(self, npub: str, mint_urls: Sequence[str], unit: str | None = None) -> tuple[Token, ...]:
+        """
+        Readable ``unspent`` tokens of a user at a mint, oldest first.
+
+        With ``unit`` only those whose wallet's settings say so (unknown wallet: any); what the proofs are of, their
+        keysets say.
+        """
         ...
 
     def tokens(self, ids: Sequence[TokenId]) -> tuple[Token | MalformedToken, ...]: ...
-    def balances(self, npub: str) -> tuple[Balance, ...]: ...
+    def balances(self, npub: str, keyset_units: Mapping[KeysetId, str] | None = None) -> tuple[Balance, ...]: ...
     def count_tokens(self, statuses: Sequence[TokenStatus], mint_urls: Sequence[str]) -> int: ...
     def tour(
         self,

@@ -106,12 +106,10 @@ async def _searched(recovery: Recovery, mint: Mint, melt: Melt, refs: Sequence[I
     return guilty
 
 
-async def _is_taken(
-    recovery: Recovery, mint: Mint, melt: Melt, part: Sequence[InputRef], number: int
-) -> bool | None:
+async def _is_taken(recovery: Recovery, mint: Mint, melt: Melt, part: Sequence[InputRef], number: int) -> bool | None:
     """Whether the mint takes these proofs; None where it is not known, or costs more than they are worth."""
     # A swap of some proofs of a document moves the others to a sibling: where they lie is looked up anew.
-    unspent = await recovery.threads(lambda: recovery.store.spendable(melt.npub, (mint.url,), melt.unit))
+    unspent = await recovery.threads(lambda: recovery.store.spendable(melt.npub, (mint.url,)))
     lying = {proof.y: token for token in unspent for proof in token.proofs}
     if any(ref.y not in lying for ref in part):
         return None

@@ -53,9 +53,7 @@ async def with_new_blanks(recovery: Recovery, mint: Mint, refused: Melt) -> Melt
         return None
     count = max(1, blank_count(overpaid))
     renewed = await recovery.threads(
-        lambda: recovery.store.renew_blanks(
-            refused, keyset_id=keyset.id, count=count, seed_id=recovery.outputs.seed_id
-        )
+        lambda: recovery.store.renew_blanks(refused, keyset_id=keyset.id, count=count, seed_id=recovery.outputs.seed_id)
     )
     _log.info(
         "the mint signs with another keyset now: the payment goes on with outputs of that one",

@@ -90,7 +90,7 @@ async def choose(
         TooMany: it reaches with more inputs than ``inputs_max``.
         StoreError: the drift could not be read.
     """
-    blocked, refused = await _kept_out(store, threads, tokens)
+    blocked, refused = await kept_out(store, threads, tokens)
     pool: list[tuple[Token, Proof]] = []
     seen: set[Y] = set(excluded)
     left_out: Counter[Unusable] = Counter()
@@ -134,9 +134,7 @@ def _ref(token: Token, proof: Proof) -> InputRef:
     return InputRef(token_id=token.id, y=proof.y, amount=proof.amount, keyset_id=proof.keyset_id)
 
 
-async def _kept_out(
-    store: Store, threads: StoreThreads, tokens: Sequence[Token]
-) -> tuple[set[TokenId | None], set[Y]]:
+async def kept_out(store: Store, threads: StoreThreads, tokens: Sequence[Token]) -> tuple[set[TokenId | None], set[Y]]:
     """Documents that drift keeps from being spent, and single proofs that the mint has refused."""
     if not tokens:
         return set(), set()
@@ -177,7 +175,7 @@ def _too_little(
 ) -> Refusal:
     """Why nothing could be chosen, in words that say what to do."""
     available = payable(((c.amount, ppk[c.keyset_id]) for c in candidates), inputs_max=limit)
-    everything = payable(((c.amount, ppk[c.keyset_id]) for c in candidates))
+    everything = payable((c.amount, ppk[c.keyset_id]) for c in candidates)
     if everything >= need > available:
         refs = [_ref(token, proof) for token, proof in sorted(pool, key=lambda one: one[1].amount)]
         detail = (
@@ -197,7 +195,8 @@ def _too_little(
     more = "; ".join(f"{amount} {unit} {reason.words}" for reason, amount in sorted(rest.items()))
     return NotEnough(
         Code.INSUFFICIENT_FUNDS,
-        f"{need} {unit} and input fees are needed, {everything} {unit} can be paid with now" + (f" ({more})" if more else ""),
+        f"{need} {unit} and input fees are needed, {everything} {unit} can be paid with now"
+        + (f" ({more})" if more else ""),
         everything,
     )
 

@@ -213,7 +213,7 @@ class Forward:
         excluded: frozenset[Y] = frozenset()
         allowed = self._allowed(quote.amount, request.max_fee) - swaps.fees
         for attempt in range(RESELECT_MAX):
-            tokens = await self.threads(lambda: self.store.spendable(request.npub, (mint.url,), request.unit))
+            tokens = await self.threads(lambda: self.store.spendable(request.npub, (mint.url,)))
             async with _within(self.policy.preflight_timeout_s, "its keysets"):
                 held = {proof.keyset_id for token in tokens for proof in token.proofs}
                 keysets = await mint.keysets_with(held)

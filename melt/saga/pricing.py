@@ -57,7 +57,9 @@ def check_announced(info: MintInfo, mint: MintAlias, invoice: Invoice, unit: str
             hint="pay at another mint",
         )
     if info.melting_disabled:
-        raise Refusal(Code.MELTING_DISABLED, f"mint {mint} says that it does not melt at the moment", hint="try again later")
+        raise Refusal(
+            Code.MELTING_DISABLED, f"mint {mint} says that it does not melt at the moment", hint="try again later"
+        )
     limits = info.limits(unit)
     amounts = {invoice.amount(unit), invoice.amount_down(unit)}
     if limits is not None and not any(limits.fits(amount) for amount in amounts):
@@ -97,7 +99,9 @@ def check_quote(quote: MeltQuote, invoice: Invoice, unit: str, mint: MintAlias) 
     code = {QuoteState.PAID: 20006, QuoteState.PENDING: 20005}.get(quote.state)
     reason = reason_of(code)
     if reason is not None:
-        raise Refusal(reason.code, f"{reason.text} (mint {mint}: its new quote is {quote.state.value})", hint=reason.hint)
+        raise Refusal(
+            reason.code, f"{reason.text} (mint {mint}: its new quote is {quote.state.value})", hint=reason.hint
+        )
 
 
 def fees_allowed(amount: int, max_fee: int | None, *, percent: float, floor: int) -> int:

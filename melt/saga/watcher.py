@@ -226,7 +226,7 @@ class Watcher:
             self._engine.report_end(after, (self._clock.now() - after.created_at).total_seconds())
             await self._recovery.events.resolve(EventType.MELT_HELD, f"melt:{melt.id}", reason="the melt has ended")
             return
-        due.looks = after.refusals if after.refusals else 0 if moved else due.looks + 1
+        due.looks = after.refusals or (0 if moved else due.looks + 1)
         due.at = self._clock.monotonic() + self._delay(after, due.looks, moved=moved)
 
     async def _take_over(self, melt: Melt) -> Melt:

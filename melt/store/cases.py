@@ -12,6 +12,7 @@ from melt.errors import Code, MeltdError
 from melt.model import OPEN_DISCREPANCY, DiscrepancyState
 from melt.ports.cases import OpenFigures
 from melt.store.core import Core, bounded, new_mark
+from melt.store.documents import summed
 from melt.store.faults import store_method
 from melt.store.findings import HISTORY_MAX, read_discrepancy
 from melt.store.journal import encode, record_time
@@ -103,7 +104,7 @@ class Cases(Core):
                 "$group": {
                     "_id": {"severity": "$severity", "unit": "$unit"},
                     "oldest": {"$min": "$first_seen"},
-                    "value": {"$sum": "$value"},
+                    "value": {"$sum": {"$toDecimal": "$value"}},
                 }
             },
         ]
@@ -113,5 +114,5 @@ class Cases(Core):
             severity, unit = group["_id"]["severity"], group["_id"].get("unit") or "sat"
             since = record_time(group["oldest"])
             oldest[severity] = min(oldest.get(severity, since), since)
-            value[severity, unit] = value.get((severity, unit), 0) + int(group["value"] or 0)
+            value[severity, unit] = value.get((severity, unit), 0) + summed(group["value"])
         return OpenFigures(oldest=oldest, value=value)

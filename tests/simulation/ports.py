@@ -27,6 +27,7 @@ from melt.model import (
     MeltQuote,
     MintAlias,
     MintInfo,
+    MintReport,
     MintState,
     Paid,
     Proof,
@@ -295,6 +296,9 @@ class MintLink:
             return serve()
         except No as no:
             raise MintRejected(f"refused {what}", mint_code=no.code) from None
+
+    def report(self) -> MintReport:
+        return MintReport()
 
     async def info(self) -> MintInfo:
         return MintInfo(name=self._mint.name, version="model", nuts=frozenset(range(13)), max_array_length=1000)

@@ -68,9 +68,7 @@ class PlayedKeyset:
     seed: str = field(default_factory=lambda: secrets.token_hex(8))
 
     def __post_init__(self) -> None:
-        self.private = {
-            a: PrivateKey(hashlib.sha256(f"{self.seed} {a}".encode()).digest()) for a in self.denominations
-        }
+        self.private = {a: PrivateKey(hashlib.sha256(f"{self.seed} {a}".encode()).digest()) for a in self.denominations}
         self.keys = {a: key.public_key.format().hex() for a, key in self.private.items()}
         if not self.id:
             derived = {"unit": self.unit, "ppk": self.ppk, "expiry": self.expiry}
