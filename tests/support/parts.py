@@ -24,7 +24,7 @@ from tests.support.store import insert_token, insert_wallet, npub
 if TYPE_CHECKING:
     from bson import ObjectId
 
-    from melt.model import Melt, MintAlias
+    from melt.model import Melt
     from tests.support.played_mint import PlayedMint
 
 QUICK: dict[str, Any] = {

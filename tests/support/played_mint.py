@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from bolt11 import Bolt11, Feature, Features, FeatureState, MilliSatoshi, TagCha
 from cashu.core.crypto.b_dhke import step2_bob
 from cashu.core.crypto.secp import PrivateKey, PublicKey
 
-from melt.ecash import unblind, y_of
+from melt.ecash import blind, y_of
 from tests.support.scripted_mint import Asked, Rule, Say, ScriptedMint
 
 DENOMINATIONS = tuple(1 << bit for bit in range(16))
@@ -92,8 +93,6 @@ def invoice_of(amount_msat: int | None, preimage: bytes | None = None) -> tuple[
     tags.add(TagChar.expire_time, 3600)
     tags.add(TagChar.features, Features.from_feature_list({Feature.payment_secret: FeatureState.required}))
     amount = None if amount_msat is None else MilliSatoshi(amount_msat)
-    import time
-
     made = Bolt11(currency="bc", date=int(time.time()) - 10, amount_msat=amount, tags=tags)
     return bolt11.encode(made, PAYEE), secret.hex()
 
@@ -126,7 +125,7 @@ class PlayedMint(ScriptedMint):
         self.preimages: dict[str, str] = {}
         self.before: dict[str, Callable[[Asked], Say | None]] = {}
         self.bend: dict[str, Callable[[Asked, Json], Json | Say]] = {}
-        self.now: Callable[[], float] = __import__("time").time
+        self.now: Callable[[], float] = time.time
         self.rules = _All(self._answer)
 
     # --- what a wallet has of it ---
@@ -154,8 +153,6 @@ class PlayedMint(ScriptedMint):
         c = point.multiply(keyset.private[amount].secret).format().hex()
         proof: Json = {"id": keyset.id, "amount": amount, "secret": secret, "C": c}
         if dleq:
-            from melt.ecash import blind
-
             r = secrets.token_bytes(32)
             _, e, s = step2_bob(PublicKey(bytes.fromhex(blind(secret, r))), keyset.private[amount])
             proof["dleq"] = {"e": e.to_hex(), "s": s.to_hex(), "r": r.hex()}
@@ -347,7 +344,3 @@ class _All(dict[str, Rule]):
     def get(self, path: str, default: Any = None) -> Any:
         return super().get(path, self._answer)
 
-
-def unblinded(c_: str, r: bytes, key: str) -> str:
-    """For tests that look for themselves."""
-    return unblind(c_, r, key)
