@@ -164,7 +164,7 @@ def signatures(body: bytes) -> tuple[BlindSignature, ...]:
 def restored(body: bytes, asked: frozenset[str]) -> tuple[Restored, ...]:
     """NUT-09: outputs and signatures side by side. What was not asked for, comes twice or can't be read is left out."""
     answer = load(body)
-    outputs = list_in(answer.get("outputs"), "outputs", len(asked))
+    outputs = list_in(answer.get("outputs"), "outputs", SIGNATURES_MAX)
     given = answer.get("signatures")
     signed = list_in(given if given is not None else answer.get("promises"), "signatures", SIGNATURES_MAX)
     if len(outputs) != len(signed):
