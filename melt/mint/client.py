@@ -256,7 +256,7 @@ class HttpMint:
     def _learn_inputs(self, answer: MeltAnswer | SwapAnswer, inputs: int) -> None:
         """A mint need not say how many inputs it takes: it shows by refusing them."""
         if isinstance(answer, Refused) and answer.mint_code == TOO_MANY_INPUTS:
-            self._inputs_bound = max(1, min(inputs // 2, self._inputs_bound or inputs))
+            self._inputs_bound = max(1, min(inputs * 3 // 4, self._inputs_bound or inputs))
 
     # --- asking about proofs ---
 

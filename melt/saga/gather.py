@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from melt.errors import MintRejected
-from melt.gathering import gathering
+from melt.errors import Code, MintRejected
+from melt.gathering import SWAPS_MAX, gathering
 from melt.model import MeltId, MeltState
 from melt.recovery.keysets import signing_keyset
 from melt.recovery.together import swap_together
@@ -69,7 +69,7 @@ async def swap_smallest(
         ppk=keyset.input_fee_ppk,
         fee_max=fee_max,
     )
-    if plan is None or plan.swaps == 0:
+    if plan is None or plan.swaps == 0 or swaps.number >= SWAPS_MAX:
         raise many
     refs = pool[:limit]
     by_token: dict[TokenId, list[Y]] = {}
@@ -89,6 +89,8 @@ async def swap_smallest(
         holder=holder,
         note=f"swapped together to pay {melt_id}",
     )
+    if done is not None and done.error_code == Code.TOO_MANY_INPUTS.value:
+        return  # even these were too many, which is known now: chosen anew, it is fewer
     if done is None or done.state is not MeltState.SETTLED:
         raise many
     swaps.fees += input_fee([ref.keyset_id for ref in refs], ppk)

@@ -187,7 +187,7 @@ async def test_an_odd_expiry_of_a_quote_is_ignored(playing, expiry):
 @pytest.mark.parametrize(
     ("ppk", "amounts", "amount"),
     [
-        (5000, [8] * 17, 50),
+        (5000, [8] * 18, 50),
         (5000, [8] * 30, 60),
         (20_000, [64, 64, 64], 50),
         (1000, [2] * 100, 60),
@@ -235,7 +235,7 @@ async def test_no_swap_is_made_first_that_would_cost_more_than_that(playing, ppk
 
 async def test_a_mint_whose_fee_rose_meanwhile_is_no_reason_to_pay_more(playing):
     async with playing() as house:
-        owner = await house.fund(*[8] * 17)
+        owner = await house.fund(*[8] * 18)
         house.mint.active.ppk = 5000
         house.mint.bend[KEYSETS] = lambda _, body: body
         assert (await refusal(house, owner, house.mint.invoice(50))).code.value == "FEE_TOO_HIGH"

@@ -50,7 +50,7 @@ async def test_what_is_too_much_for_one_request_is_swapped_together_first(playin
         (20, [1] * 80, 40, 900),
         (3, [1] * 9, 6, 400),
         (1, [4] * 10, 20, 0),
-        (2, [1] * 40, 30, 0),
+        (2, [1] * 150, 100, 0),
     ],
 )
 async def test_where_that_does_not_reach_it_is_refused_at_once_with_number_and_limit(
