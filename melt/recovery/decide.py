@@ -205,8 +205,8 @@ def decide(  # one table, read from top to bottom
 
 
 def _held_for_want_of_words(melt: Melt) -> bool:
-    """HELD, neither by a contradiction nor because the mint goes on refusing the fence."""
-    return melt.state is MeltState.HELD and melt.contradiction is None and melt.refusals < REFUSALS_MAX
+    """HELD because the mint said nothing clear: not by a contradiction, and not since it is not believed."""
+    return melt.state is MeltState.HELD and melt.contradiction == EventType.MELT_HELD
 
 
 def _contradiction(melt: Melt, event: EventType, now: datetime, patience: Patience) -> Decision:

@@ -217,7 +217,7 @@ class Recovery:
             case rules.Resume():
                 return await self._resume(melt)
             case rules.Wait(unknown=True) if self._is_late(melt):
-                return await self._hold(melt, EventType.MELT_HELD)
+                return await self._hold(melt, EventType.MELT_HELD, contradiction=EventType.MELT_HELD.value)
             case rules.Wait(forget=forget):
                 seen_before = melt.clear_since is not None or melt.contradiction_since is not None
                 if melt.state is MeltState.HELD or not (melt.state is MeltState.MELTING or (forget and seen_before)):
@@ -267,7 +267,7 @@ class Recovery:
             _log.warning("the mint does not tell the quote's state", melt_id=melt.id, quote_id=melt.quote_id)
             return None
 
-    async def _hold(self, melt: Melt, event: EventType) -> Melt:
+    async def _hold(self, melt: Melt, event: EventType, **changes: object) -> Melt:
         what = {
             EventType.QUOTE_PAID_INPUTS_UNSPENT: "the mint says that the invoice is paid, but honours the inputs",
             EventType.QUOTE_UNPAID_INPUTS_SPENT: "the mint says that the invoice is unpaid, but has taken the inputs",
@@ -275,7 +275,9 @@ class Recovery:
             if self.events.distrusted(melt.mint) is not None
             else "the mint gives the payment a state that no NUT knows",
         }.get(event, "the mint contradicts itself")
-        held = await self._advance(melt, MeltState.HELD, error_code=Code.CRITICAL_MELT_FAILURE.value, error_detail=what)
+        held = await self._advance(
+            melt, MeltState.HELD, error_code=Code.CRITICAL_MELT_FAILURE.value, error_detail=what, **changes
+        )
         await self._tell_held(held)
         return held
 
@@ -290,7 +292,7 @@ class Recovery:
         if self.events.distrusted(melt.mint) is not None:
             return melt
         await self.events.resolve(EventType.MELT_HELD, f"melt:{melt.id}", reason="the mint says something again")
-        return await self._advance(melt, MeltState.PENDING, clear_since=None, **UNDECIDED)
+        return await self._advance(melt, MeltState.PENDING, clear_since=None, contradiction=None, **UNDECIDED)
 
     async def _hold_distrusted(self, melt: Melt) -> Melt:
         clear_s = 0.0 if melt.clear_since is None else (self.clock.now() - melt.clear_since).total_seconds()
