@@ -10,21 +10,11 @@ import pytest
 from melt.errors import MeltdError
 from melt.model import MeltState, ResolveAs
 from melt.recovery import resolve
+from tests.support.parts import until
 from tests.support.played_mint import MELT, QUOTE, No, PlayedMint, invoice_of
 from tests.support.scripted_mint import Say
 
 GET = QUOTE + "/"
-
-
-async def until(what, within_s=20.0):
-    import asyncio
-
-    deadline = time.monotonic() + within_s
-    while time.monotonic() < deadline:
-        if found := what():
-            return found
-        await asyncio.sleep(0.02)
-    raise AssertionError("it did not come")
 
 
 # --- states of a quote ---

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-
 import pytest
 
 from melt.model import MeltState
+from tests.support.parts import until
 from tests.support.played_mint import MELT, QUOTE, SWAP, No, PlayedKeyset, PlayedMint
 
 
@@ -48,10 +46,7 @@ async def test_change_under_the_keyset_that_replaced_it_is_kept_where_its_dleq_h
 
 
 async def settled(house, what):
-    deadline = time.monotonic() + 15
-    while time.monotonic() < deadline and not what():
-        await asyncio.sleep(0.02)
-    assert what()
+    await until(what)
 
 
 @pytest.mark.parametrize("amount", [40, 3, 20, 33, 50])

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-
 import pytest
 
 from melt.model import MeltState
+from tests.support.parts import until
 from tests.support.played_mint import PlayedKeyset, PlayedMint
 
 POINT = "02" + "c6047f9441ed7d6d3045406e95c07cd85c778e4b8cef3ca7abac09b95c709ee5"
@@ -28,10 +26,8 @@ HOWS = ["a point of somebody else", "another secret", "another amount"]
 
 
 async def records(house, count=1):
-    deadline = time.monotonic() + 15
-    while time.monotonic() < deadline and len(found := house.drift(of="PROOF_REFUSED")) < count:
-        await asyncio.sleep(0.02)
-    return found
+    await until(lambda: len(house.drift(of="PROOF_REFUSED")) >= count)
+    return house.drift(of="PROOF_REFUSED")
 
 
 @pytest.mark.parametrize("how", HOWS)

@@ -28,7 +28,12 @@ PATIENCE = Patience(post_grace_s=100.0, confirm_s=5.0)
 TIMES = st.none() | st.sampled_from([-10.0, 0.0, 1.0, 4.9, 5.0, 99.0, 100.0, 1e7]).map(
     lambda s: NOW - timedelta(seconds=s)
 )
-CONTRADICTIONS = (None, EventType.MELT_HELD.value, EventType.QUOTE_PAID_INPUTS_UNSPENT.value, EventType.QUOTE_UNPAID_INPUTS_SPENT.value)
+CONTRADICTIONS = (
+    None,
+    EventType.MELT_HELD.value,
+    EventType.QUOTE_PAID_INPUTS_UNSPENT.value,
+    EventType.QUOTE_UNPAID_INPUTS_SPENT.value,
+)
 
 
 @st.composite

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -155,6 +156,15 @@ async def parts(
         await ground.work.aclose()
         await ground.threads.aclose()
         ground.store.close()
+
+
+async def until(what: Callable[[], Any], within_s: float = 20.0) -> Any:
+    """Poll until it is so; what it was then."""
+    deadline = time.monotonic() + within_s
+    while not (found := what()):
+        assert time.monotonic() < deadline, "it did not come"
+        await asyncio.sleep(0.02)
+    return found
 
 
 async def _watch(ground: Ground, paying: Paying) -> None:

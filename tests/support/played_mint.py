@@ -343,4 +343,3 @@ class _All(dict[str, Rule]):
 
     def get(self, path: str, default: Any = None) -> Any:
         return super().get(path, self._answer)
-
