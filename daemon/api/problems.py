@@ -59,7 +59,7 @@ STATUS_OF: Final[dict[Code, int]] = {
     Code.INVOICE_PAID: 409,
     Code.INVOICE_BEING_PAID: 409,
     Code.PROOF_REFUSED: 409,
-    Code.KEYSET_UNUSABLE: 502,
+    Code.KEYSET_UNUSABLE: 409,
     Code.MINT_WANTS_LOGIN: 502,
     Code.MELTING_DISABLED: 503,
     Code.INTERNAL: 500,

@@ -914,14 +914,14 @@ MUTANTS: Final = (
     Mutant(
         name="what others did is not written down",
         file="melt/store/altered.py",
-        old="    write_findings(collections, session, findings, now)\n",
-        new="    write_findings(collections, session, [], now)\n",
+        old="    write_findings(collections, session, findings, now, settle=settle, stopwatch=stopwatch)\n",
+        new="    write_findings(collections, session, [], now, settle=settle, stopwatch=stopwatch)\n",
         suites=(KEPT,),
     ),
     Mutant(
         name="a document that others have taken is paid with",
         file="melt/saga/forward.py",
-        old="        if await self._is_disturbed(melt):\n            return await self._leave(mint, melt)\n        proofs",
+        old="            return await self._leave(mint, melt)\n        proofs",
         new="        proofs",
         suites=(COMPANY,),
     ),
