@@ -32,9 +32,9 @@ from melt.model import (
     Warrant,
 )
 from melt.settling import SettlePolicy
-from tests.contract.test_store_contract import SEED, Bench, _token, correction, finding, warrant
+from tests.contract.test_store_contract import SEED, Bench, _token, correction, finding
 from tests.simulation.model_store import ModelStore
-from tests.support.store import fake_proof, insert_token, insert_wallet, make_melt, npub
+from tests.support.store import fake_proof, insert_token, insert_wallet, make_melt, npub, warrant_of
 
 LOOK_S = 60.0
 SETTLE_S = 600.0
@@ -206,7 +206,7 @@ def seen(world: World, token: Token, *, by: Any = None, **changes: Any) -> Discr
 
 
 def correct(world: World, record: Discrepancy, token: Token, *, by: Any = None, **changes: Any) -> bool:
-    held = warrant(record, token, **changes)
+    held = warrant_of(record, token, **changes)
     return bool((by or world.first).correct(correction(record, token, warrant=held)))
 
 
@@ -251,7 +251,7 @@ def test_what_is_looked_at_again_after_a_change_has_not_settled(world: World, na
     record = world.look(seen(world, token), token, SETTLE_S)
     world.change(token, name)
     changed = world.first.tokens([token.id])[0]
-    held = replace(warrant(record, token), mark=changed.mark)
+    held = replace(warrant_of(record, token), mark=changed.mark)
     change = correction(record, token, warrant=held, expected_status=changed.status)
     assert world.first.correct(change) is False
     assert world.first.tokens([token.id]) == (changed,)
@@ -313,7 +313,7 @@ def test_pending_documents_are_watched_for_their_grace_time_whatever_their_date(
 
 def reclaim(world: World, record: Discrepancy, source: Token, **changes: Any) -> Melt:
     entry = make_melt([source], kind=JournalKind.RECLAIM, idempotency_key=None, payment_hash=None, quote_id=None)
-    held = warrant(record, source, **changes)
+    held = warrant_of(record, source, **changes)
     reserved: Melt = world.first.reserve(entry, blanks=None, seed_id=SEED, warrant=held)
     return reserved
 

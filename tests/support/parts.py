@@ -142,6 +142,7 @@ async def parts(
     )
     ground = lay_ground(loaded, seed=Seed(secrets.token_bytes(32)), uri=uri, holder=secrets.token_hex(4), version="0")
     await ground.threads(lambda: ground.store.ensure_schema("auto"))
+    await ground.mode.refresh()
     paying = make_paying(ground)
     watching = asyncio.create_task(_watch(ground, paying))
     try:
