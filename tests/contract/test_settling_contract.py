@@ -96,7 +96,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.first = self.process("a")
-        self.bench = Bench(self.first, self, self.plant, lambda *_: "")  # type: ignore[arg-type]
+        self.bench = Bench(self.first, self, self.plant, lambda *_: "", lambda *_: None)  # type: ignore[arg-type]
 
     @property
     def at(self) -> datetime:
