@@ -41,6 +41,10 @@ LOG_BYTES_SHOWN_MAX: Final = 6000
 _POLL_S: Final = 0.1
 
 SETTINGS: Final = {
+    # Nobody else spends from the demo's database, so nothing has to be looked at or to settle first.
+    "MELTD_MODE": "correct",
+    "MELTD_SWEEP__CORRECT_AFTER_S": "0",
+    "MELTD_SWEEP__ALERT_AFTER_S": "0",
     "MELTD_SWEEP__INTERVAL_S": "2",
     # The demo shows what sweeps find; a hint would be there first.
     "MELTD_SUBSCRIPTIONS__ENABLED": "false",

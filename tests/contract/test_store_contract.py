@@ -475,7 +475,7 @@ def test_key_and_payment_hash_are_taken_by_one_melt(bench: Bench) -> None:
 
 
 def test_a_melt_never_touches_another_users_money(bench: Bench) -> None:
-    """Nor another mint's."""
+    """Nor another mint's. That another writer moves a document there is nothing that freezes a wallet: choose again."""
     one = bench.token(npub(), [16])
     with pytest.raises(LostRace):
         bench.reserve([one], npub=npub())

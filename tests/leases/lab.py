@@ -226,6 +226,8 @@ class Lab:
             "melt.post_grace_s": 3,
             "sweep.interval_s": 1,
             "sweep.confirm_after_s": 0.5,
+            # Whoever takes over counts a record once its time has stood still for two looks.
+            "sweep.look_s": 0.5,
             "sweep.pending_grace_s": 1,
             "sweep.spent_confirm_s": 0,
             "sweep.signature_sample_share": 0,

@@ -37,15 +37,15 @@ HOSTILE: Final = ("tests/e2e/test_hostile_mints.py",)
 PLANS: Final = ("tests/unit/test_plan_items.py", "tests/e2e/test_plans_flow.py")
 RESTORE: Final = ("tests/integration/test_restore.py",)
 STORES: Final = ("tests/contract/test_store_contract.py",)
+SETTLING: Final = ("tests/unit/test_settling.py",)
+SETTLED: Final = ("tests/contract/test_settling_contract.py", "-k", "mongo")
+LEFT_ALONE: Final = ("tests/unit/test_left_alone.py",)
 MODE: Final = ("tests/integration/test_store_mode.py",)
 OBSERVE: Final = ("tests/e2e/test_observe.py",)
 INDEXES: Final = ("tests/integration/test_store_indexes.py",)
 COUNTING: Final = ("tests/unit/test_survey.py", "tests/unit/test_beyond.py", "tests/unit/test_repair_rules.py")
 READING: Final = ("tests/integration/test_store_reading.py",)
 BESIDE: Final = ("tests/neighbour/test_observed.py",)
-SETTLING: Final = ("tests/unit/test_settling.py",)
-SETTLED: Final = ("tests/contract/test_settling_contract.py", "-k", "mongo")
-LEFT_ALONE: Final = ("tests/unit/test_left_alone.py",)
 COMPANY: Final = ("tests/company",)
 KEPT: Final = ("tests/contract/test_store_contract.py", "-k", "others or company or kept or gone")
 STANDING: Final = ("tests/unit/test_standing.py", "tests/unit/test_watcher_nudge.py")
@@ -414,140 +414,6 @@ MUTANTS: Final = (
         old="one for one in signed if one.y in absent and (states is None or states.get(one.y) is MintState.UNSPENT)",
         new="one for one in signed if one.y in absent",
         suites=(RESTORE,),
-    ),
-    Mutant(
-        name="the mode is read in a writing transaction and not written",
-        file="melt/store/mode.py",
-        old='if self._c.mode.update_one(open_for, {"$inc": {"writes": 1}}, session=session).modified_count != 1:',
-        new="if self._c.mode.find_one(open_for, session=session) is None:",
-        suites=(MODE,),
-    ),
-    Mutant(
-        name="the mode is read once, at the start",
-        file="melt/store/mode.py",
-        old='        gate = f"gate:{random.randrange(GATES)}"',
-        new="        if self.setting_mode is not Mode.OBSERVE:\n            return\n"
-        '        gate = f"gate:{random.randrange(GATES)}"',
-        suites=(MODE,),
-    ),
-    Mutant(
-        name="a reclaim begins while meltd observes",
-        file="melt/store/melts.py",
-        old="            self._pass_gate(session, finishing=False)\n            self._require_warrant",
-        new="            self._require_warrant",
-        suites=(MODE,),
-    ),
-    Mutant(
-        name="entries that are open are left behind by a switch",
-        file="melt/store/mode.py",
-        old="            if present.mode is not Mode.ENDING or self._open_entries_in(session):\n",
-        new="            if present.mode is not Mode.ENDING:\n",
-        suites=(MODE,),
-    ),
-    Mutant(
-        name="something new begins on the way to observe",
-        file="melt/store/mode.py",
-        old="_BEGINS: Final = (Mode.CORRECT.value,)",
-        new="_BEGINS: Final = (Mode.CORRECT.value, Mode.ENDING.value)",
-        suites=(MODE,),
-    ),
-    Mutant(
-        name="somebody else's documents are corrected from the first start on",
-        file="melt/store/mode.py",
-        old="            return Mode.OBSERVE, False, ",
-        new="            return Mode.CORRECT, False, ",
-        suites=(MODE,),
-    ),
-    Mutant(
-        name="the setting overrules what a person has chosen",
-        file="melt/store/mode.py",
-        old='            if head is not None and head["chosen"]:\n',
-        new='            if head is not None and head["chosen"] and setting is None:\n',
-        suites=(MODE,),
-    ),
-    Mutant(
-        name="indexes are made while meltd observes",
-        file="melt/store/mongo.py",
-        old="        changes = more_careful(choice.mode, mode) is Mode.CORRECT\n",
-        new="        changes = True\n",
-        suites=(MODE, OBSERVE),
-    ),
-    Mutant(
-        name="a survey takes kept copies in spent documents for a double count",
-        file="melt/survey.py",
-        old="    live = [kind for kind in kinds if not is_history(kind.status)]\n",
-        new="    live = list(kinds)\n",
-        suites=(COUNTING,),
-    ),
-    Mutant(
-        name="a copy in a spent document is a duplicate",
-        file="melt/beyond/duplicates.py",
-        old="            and not holder.is_history\n",
-        new="",
-        suites=(COUNTING,),
-    ),
-    Mutant(
-        name="the most final status of a proof counts, not the live one",
-        file="melt/store/tokens.py",
-        old='_COUNTED_FIRST = ("pending", "unspent", SENT_LINE, "spent", "failed")',
-        new='_COUNTED_FIRST = ("spent", "failed", SENT_LINE, "pending", "unspent")',
-        suites=(READING,),
-    ),
-    Mutant(
-        name="the unique index covers every document",
-        file="melt/store/indexes.py",
-        old='    "status": {"$in": sorted(status.value for status in LIVE_STATUSES)},\n',
-        new="",
-        suites=(INDEXES,),
-    ),
-    Mutant(
-        name="two pending documents without proofs collide under the unique index",
-        file="melt/store/indexes.py",
-        old='    "proofs.secret": {"$exists": True},\n}',
-        new="}",
-        suites=(INDEXES,),
-    ),
-    Mutant(
-        name="the unique index is made without a yes",
-        file="melt/store/schema.py",
-        old='        return collections.wishes.find_one({"_id": UNIQUE_PROOFS_WISH}, {"_id": 1}) is not None\n',
-        new="        return True\n",
-        suites=(INDEXES,),
-    ),
-    Mutant(
-        name="a journal whose unique index is none is taken as it is",
-        file="melt/store/indexes.py",
-        old='        if index.unique and not (found is not None and found.get("unique")):\n',
-        new="        if index.unique and found is None:\n",
-        suites=(INDEXES,),
-    ),
-    Mutant(
-        name="an index of the wallet's own program is made under another name",
-        file="melt/store/indexes.py",
-        old='    name="transaction_id_1",\n',
-        new='    name="meltd_transactions",\n',
-        suites=(INDEXES,),
-    ),
-    Mutant(
-        name="an embedded store makes indexes under traffic",
-        file="melt/store/mode.py",
-        old="        allowed = make and not self._indexes.embedded and self._may_change()\n",
-        new="        allowed = make and self._may_change()\n",
-        suites=(INDEXES,),
-    ),
-    Mutant(
-        name="the unique index stands for as long as it is remembered",
-        file="melt/store/indexes.py",
-        old="            unique_proofs=known_duplicates == 0 and self._unique_is_listed(),\n",
-        new="            unique_proofs=self.report.unique_proofs or (known_duplicates == 0 and self._unique_is_listed()),\n",
-        suites=(INDEXES,),
-    ),
-    Mutant(
-        name="a repair empties a document all of whose proofs live elsewhere",
-        file="melt/store/repairs.py",
-        old="        if not kept and step.to_status is TokenStatus.SPENT:\n",
-        new="        if False:\n",
-        suites=(BESIDE,),
     ),
     Mutant(
         name="a melt's check marks spent what has not settled",
@@ -994,5 +860,139 @@ MUTANTS: Final = (
         old="            soonest = max(self._clock.monotonic(), due.looked_at + self._policy.look_min_s)\n",
         new="            soonest = self._clock.monotonic()\n",
         suites=(("tests/unit/test_watcher_nudge.py",),),
+    ),
+    Mutant(
+        name="the mode is read in a writing transaction and not written",
+        file="melt/store/mode.py",
+        old='if self._c.mode.update_one(open_for, {"$inc": {"writes": 1}}, session=session).modified_count != 1:',
+        new="if self._c.mode.find_one(open_for, session=session) is None:",
+        suites=(MODE,),
+    ),
+    Mutant(
+        name="the mode is read once, at the start",
+        file="melt/store/mode.py",
+        old='        gate = f"gate:{random.randrange(GATES)}"',
+        new="        if self.setting_mode is not Mode.OBSERVE:\n            return\n"
+        '        gate = f"gate:{random.randrange(GATES)}"',
+        suites=(MODE,),
+    ),
+    Mutant(
+        name="a reclaim begins while meltd observes",
+        file="melt/store/melts.py",
+        old="            self._pass_gate(session, finishing=False)\n            self._require_warrant",
+        new="            self._require_warrant",
+        suites=(MODE,),
+    ),
+    Mutant(
+        name="entries that are open are left behind by a switch",
+        file="melt/store/mode.py",
+        old="            if present.mode is not Mode.ENDING or self._open_entries_in(session):\n",
+        new="            if present.mode is not Mode.ENDING:\n",
+        suites=(MODE,),
+    ),
+    Mutant(
+        name="something new begins on the way to observe",
+        file="melt/store/mode.py",
+        old="_BEGINS: Final = (Mode.CORRECT.value,)",
+        new="_BEGINS: Final = (Mode.CORRECT.value, Mode.ENDING.value)",
+        suites=(MODE,),
+    ),
+    Mutant(
+        name="somebody else's documents are corrected from the first start on",
+        file="melt/store/mode.py",
+        old="            return Mode.OBSERVE, False, ",
+        new="            return Mode.CORRECT, False, ",
+        suites=(MODE,),
+    ),
+    Mutant(
+        name="the setting overrules what a person has chosen",
+        file="melt/store/mode.py",
+        old='            if head is not None and head["chosen"]:\n',
+        new='            if head is not None and head["chosen"] and setting is None:\n',
+        suites=(MODE,),
+    ),
+    Mutant(
+        name="indexes are made while meltd observes",
+        file="melt/store/mongo.py",
+        old="        changes = more_careful(choice.mode, mode) is Mode.CORRECT\n",
+        new="        changes = True\n",
+        suites=(MODE, OBSERVE),
+    ),
+    Mutant(
+        name="a survey takes kept copies in spent documents for a double count",
+        file="melt/survey.py",
+        old="    live = [kind for kind in kinds if not is_history(kind.status)]\n",
+        new="    live = list(kinds)\n",
+        suites=(COUNTING,),
+    ),
+    Mutant(
+        name="a copy in a spent document is a duplicate",
+        file="melt/beyond/duplicates.py",
+        old="            and not holder.is_history\n",
+        new="",
+        suites=(COUNTING,),
+    ),
+    Mutant(
+        name="the most final status of a proof counts, not the live one",
+        file="melt/store/tokens.py",
+        old='_COUNTED_FIRST = ("pending", "unspent", SENT_LINE, "spent", "failed")',
+        new='_COUNTED_FIRST = ("spent", "failed", SENT_LINE, "pending", "unspent")',
+        suites=(READING,),
+    ),
+    Mutant(
+        name="the unique index covers every document",
+        file="melt/store/indexes.py",
+        old='    "status": {"$in": sorted(status.value for status in LIVE_STATUSES)},\n',
+        new="",
+        suites=(INDEXES,),
+    ),
+    Mutant(
+        name="two pending documents without proofs collide under the unique index",
+        file="melt/store/indexes.py",
+        old='    "proofs.secret": {"$exists": True},\n}',
+        new="}",
+        suites=(INDEXES,),
+    ),
+    Mutant(
+        name="the unique index is made without a yes",
+        file="melt/store/schema.py",
+        old='        return collections.wishes.find_one({"_id": UNIQUE_PROOFS_WISH}, {"_id": 1}) is not None\n',
+        new="        return True\n",
+        suites=(INDEXES,),
+    ),
+    Mutant(
+        name="a journal whose unique index is none is taken as it is",
+        file="melt/store/indexes.py",
+        old='        if index.unique and not (found is not None and found.get("unique")):\n',
+        new="        if index.unique and found is None:\n",
+        suites=(INDEXES,),
+    ),
+    Mutant(
+        name="an index of the wallet's own program is made under another name",
+        file="melt/store/indexes.py",
+        old='    name="transaction_id_1",\n',
+        new='    name="meltd_transactions",\n',
+        suites=(INDEXES,),
+    ),
+    Mutant(
+        name="an embedded store makes indexes under traffic",
+        file="melt/store/mode.py",
+        old="        allowed = make and not self._indexes.embedded and self._may_change()\n",
+        new="        allowed = make and self._may_change()\n",
+        suites=(INDEXES,),
+    ),
+    Mutant(
+        name="the unique index stands for as long as it is remembered",
+        file="melt/store/indexes.py",
+        old="            unique_proofs=known_duplicates == 0 and self._unique_is_listed(),\n",
+        new="            unique_proofs=self.report.unique_proofs or (known_duplicates == 0 and self._unique_is_listed()),\n",
+        suites=(INDEXES,),
+    ),
+    Mutant(
+        name="a repair empties a document all of whose proofs live elsewhere",
+        file="melt/store/repairs.py",
+        old="        if not kept and step.to_status is TokenStatus.SPENT:\n",
+        new="        if False:\n",
+        suites=(BESIDE,),
     ),
 )

@@ -57,18 +57,19 @@ def holdings(
     users: Iterable[str],
     *,
     handed_out: Mapping[str, Sequence[ProofDict]] | None = None,
+    known_as: str | None = None,
 ) -> dict[str, Holding]:
     """
     User by user what they can reach. Two runs of the same load are compared by ``==``.
 
     ``handed_out`` has the proofs of tokens that a user made for others (``send``'s ``proofs``): the user's own until
-    somebody redeems them, when the mint calls them SPENT.
+    somebody redeems them, when the mint calls them SPENT. ``known_as`` is the mint's URL in the documents where it is another.
     """
     given = handed_out or {}
     wallet = TestWallet(mint.url)
     found = {}
     for user in users:
-        proofs = proofs_in_reach(db, mint.url, user, given.get(user, ()))
+        proofs = proofs_in_reach(db, known_as or mint.url, user, given.get(user, ()))
         states = asyncio.run(wallet.states(proofs)) if proofs else []
         sums = dict.fromkeys(("UNSPENT", "PENDING", "SPENT"), 0)
         for proof, state in zip(proofs, states, strict=True):

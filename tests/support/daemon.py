@@ -51,6 +51,15 @@ class DaemonProcess:
         self.module = "daemon"
         self._process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def mints(self) -> dict[str, str]:
+        """Alias to URL."""
+        return self._mints
+
+    def url_of(self, alias: str, url: str) -> None:
+        """The mint is reached there from the next start on."""
+        self._mints = {**self._mints, alias: url}
+
     # --- life ---
 
     def environment(self) -> dict[str, str]:

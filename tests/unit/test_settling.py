@@ -318,11 +318,12 @@ def test_only_what_changes_something_is_waited_for():
     assert SettlePolicy(correct_after_s=7200, pending_grace_s=3600).needs_ms(Action.RELEASE) == 7_200_000
 
 
-def test_nothing_waits_where_nobody_else_spends_but_the_grace_time_of_pending_documents():
+def test_nothing_waits_where_nobody_else_spends():
     policy = SettlePolicy(pending_grace_s=3600)
     assert not policy.waits
     assert policy.needs_ms(Action.MARK_SPENT) == policy.needs_ms(Action.RECLAIM) == 0
-    assert policy.needs_ms(Action.RELEASE) == 3_600_000
+    assert policy.needs_ms(Action.RELEASE) == 0, "the document's own date will do"
+    assert SettlePolicy(correct_after_s=60, pending_grace_s=3600).needs_ms(Action.RELEASE) == 3_600_000
     assert not policy.is_unsettled(drift=DriftType.DB_UNSPENT_MINT_SPENT, action=Action.MARK_SPENT, open_ms=10**12)
 
 

@@ -198,9 +198,9 @@ def test_a_release_marks_spent_what_the_mint_consumed(store, db):
     assert_totals(db)
 
 
-@pytest.mark.parametrize("damage", ["status", "rev", "proof", "gone"])
+@pytest.mark.parametrize("damage", ["status", "type", "proof", "gone"])
 def test_a_document_that_moved_on_loses_the_reservation(store, db, damage):
-    """Spent, reserved, emptied or deleted between selection and T1: nothing at all is written."""
+    """Spent, handed out, emptied or deleted between selection and T1: nothing at all is written."""
     user = npub()
     first, second = insert_token(db, user, [8]), insert_token(db, user, [4])
     tokens = store.spendable(user, [MINT_URL], "sat")
@@ -208,7 +208,7 @@ def test_a_document_that_moved_on_loses_the_reservation(store, db, damage):
     if damage == "gone":
         db["cashu_tokens"].delete_one(chosen)
     else:
-        change = {"status": {"status": "pending"}, "rev": {"reservation": {"melt_id": "m"}}}
+        change = {"status": {"status": "pending"}, "type": {"transaction_type": "sent"}}
         db["cashu_tokens"].update_one(chosen, {"$set": change.get(damage, {"proofs": [fake_proof(4)]})})
     with pytest.raises(LostRace):
         store.reserve(make_melt(tokens), blanks=(KEYSET, 2), seed_id=SEED)
@@ -363,3 +363,17 @@ def test_a_live_reservation_is_not_marked_spent_by_others(store, db):
         store.mark_tokens_spent(melt.source_token_ids, operation_id="op", reason="test", actor=ACTOR)
     assert store.live_melt_ids([melt.id, MeltId("none")]) == {melt.id}
     assert sums_by_status(db, melt.npub) == {"pending": 8}
+
+
+def test_a_reservation_that_no_open_melt_holds_keeps_nobody_from_the_document(store, db):
+    """Another writer may bring a document back with what an ended melt had left in it."""
+    user = npub()
+    one = insert_token(db, user, [8], reservation={"melt_id": "over", "at": None})
+    tokens = store.spendable(user, [MINT_URL], "sat")
+    melt = store.reserve(make_melt(tokens), blanks=None, seed_id=SEED)
+    assert token(db, one)["reservation"]["melt_id"] == melt.id
+    other = npub()
+    two = insert_token(db, other, [4], reservation={"melt_id": str(melt.id), "at": None})
+    with pytest.raises(LostRace):
+        store.reserve(make_melt(store.spendable(other, [MINT_URL], "sat")), blanks=None, seed_id=SEED)
+    assert token(db, two)["status"] == "unspent"
