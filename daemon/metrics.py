@@ -137,6 +137,8 @@ SEVERITIES_OF: Final[dict[DriftType, tuple[Severity, ...]]] = {
     DriftType.QUOTE_PAID_INPUTS_UNSPENT: (Severity.CRITICAL,),
     DriftType.QUOTE_UNPAID_INPUTS_SPENT: (Severity.CRITICAL,),
     DriftType.CHANGE_SHORTFALL: (Severity.MEDIUM,),
+    DriftType.PROOF_REFUSED: (Severity.HIGH,),
+    DriftType.UNIT_MISMATCH: (Severity.MEDIUM,),
 }
 """Which severities a type comes with (DESIGN section 5); a type that is not listed is LOW."""
 

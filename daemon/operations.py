@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -23,6 +24,7 @@ from melt.errors import Code, InvariantBroken, MintError, Refusal, StoreError, S
 from melt.model import LIVE_PLAN, EventType, MalformedToken, Token
 from melt.reconcile import TOURED, Outcome, sort_urls
 from melt.recovery import look, resolve
+from melt.saga.holding import payable_at, units_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
     from melt.ports.cases import OpenFigures
     from melt.reconcile import Reconciler, ReconcileScope
     from melt.recovery import Recovery
+    from melt.saga.holding import Payable
 
 PAGE_DOCUMENTS: Final = 100
 EVENTS_MAX: Final = 1_000
@@ -164,7 +167,16 @@ class DaemonOperations:
 
     async def balances(self, npub: str) -> tuple[Balance, ...]:
         """By mint, unit and status."""
-        return await self.threads(partial(self.store.balances, npub))
+        units = await units_of(self.mints)
+        return await self.threads(partial(self.store.balances, npub, units))
+
+    async def payable(self, npub: str) -> tuple[Payable, ...]:
+        """What could be paid with now at the mints that can be asked; see :mod:`melt.saga.holding`."""
+        found: list[Payable] = []
+        for mint in self.mints.values():
+            with suppress(MintError):
+                found += await payable_at(mint, npub, self.store, self.threads, now=self.clock.now())
+        return tuple(found)
 
     async def discrepancies(
         self,
@@ -266,6 +278,7 @@ class DaemonOperations:
             paused_reason=reason,
             open_melts=open_melts,
             error=health.error,
+            report=mint.report(),
             frozen=self.critical.frozen(None, alias) is not None or self.critical.distrusted(alias) is not None,
             sweep=self.sweeper.records.get(alias),
             pace=self._pace_status(alias),

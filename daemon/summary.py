@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from melt.reconcile import sort_urls
+from melt.saga.holding import units_of
 from melt.summary import Tally, bounds, day_of
 
 if TYPE_CHECKING:
@@ -87,7 +88,8 @@ class Summaries:
         activity = await self._threads(partial(self._summaries.activity, alias, since, until))
         tally = Tally(alias, day, activity, made_at=self._clock.now(), is_final=is_final)
         written = 0
-        walk = self._summaries.holdings(urls)
+        units = await units_of({alias: self._mints[alias]})
+        walk = self._summaries.holdings(urls, keyset_units=units)
         try:
             while urls and (page := await self._threads(partial(walk.next_users, USERS_PAGE))):
                 beat()
@@ -134,7 +136,8 @@ class Summaries:
         for alias in self._mints if mint is None else [mint] if mint in self._mints else []:
             activity = await self._threads(partial(self._summaries.activity, alias, since, until, npub=npub))
             tally = Tally(alias, day, activity, made_at=now, is_final=False)
-            walk = self._summaries.holdings(urls[alias], npub=npub)
+            units = await units_of({alias: self._mints[alias]})
+            walk = self._summaries.holdings(urls[alias], npub=npub, keyset_units=units)
             try:
                 page = await self._threads(partial(walk.next_users, 1)) if urls[alias] else ()
             finally:

@@ -45,6 +45,9 @@ SEVERITIES: Final[dict[DriftType, Severity]] = {
     DriftType.QUOTE_PAID_INPUTS_UNSPENT: Severity.CRITICAL,
     DriftType.QUOTE_UNPAID_INPUTS_SPENT: Severity.CRITICAL,
     DriftType.CHANGE_SHORTFALL: Severity.MEDIUM,
+    DriftType.PAYMENT_UNPROVED: Severity.LOW,
+    DriftType.PROOF_REFUSED: Severity.HIGH,
+    DriftType.UNIT_MISMATCH: Severity.MEDIUM,
 }
 """The severity of each type where it does not depend on the case (a LEGACY_MELTED_DOCUMENT that counts is HIGH)."""
 

@@ -57,6 +57,15 @@ class Code(StrEnum):
     FORBIDDEN = "FORBIDDEN"
     PAUSED = "PAUSED"
     OBSERVING = "OBSERVING"
+    AMOUNT_OUT_OF_LIMITS = "AMOUNT_OUT_OF_LIMITS"
+    UNIT_UNSUPPORTED = "UNIT_UNSUPPORTED"
+    INVOICE_PAID = "INVOICE_PAID"
+    INVOICE_BEING_PAID = "INVOICE_BEING_PAID"
+    KEYSET_UNUSABLE = "KEYSET_UNUSABLE"
+    MINT_WANTS_LOGIN = "MINT_WANTS_LOGIN"
+    MELTING_DISABLED = "MELTING_DISABLED"
+    TOO_MANY_INPUTS = "TOO_MANY_INPUTS"
+    PROOF_REFUSED = "PROOF_REFUSED"
     INTERNAL = "INTERNAL"
 
 
@@ -70,6 +79,10 @@ SEVERITY_OF: dict[Code, Severity] = {
     Code.INTERNAL: Severity.HIGH,
     Code.MINT_UNREACHABLE: Severity.MEDIUM,
     Code.MINT_REJECTED: Severity.MEDIUM,
+    Code.KEYSET_UNUSABLE: Severity.MEDIUM,
+    Code.MINT_WANTS_LOGIN: Severity.MEDIUM,
+    Code.MELTING_DISABLED: Severity.MEDIUM,
+    Code.PROOF_REFUSED: Severity.HIGH,
     Code.CONCURRENT_OPERATION: Severity.MEDIUM,
     Code.FUNDS_SETTLING: Severity.MEDIUM,
     Code.PAYMENT_FAILED: Severity.MEDIUM,
@@ -146,13 +159,22 @@ class MintUnreachable(MintError):
     """
     No answer that can be used: connection, time-out, 5xx, 429, too large, not parsable.
 
-    ``rate_limited``: it was a 429, so the mint is well and asks for fewer requests.
+    ``rate_limited``: it was a 429, so the mint is well and asks for fewer requests. ``status``: the HTTP status, where
+    there was an answer.
     """
 
-    def __init__(self, detail: str, *, retry_after_s: float | None = None, rate_limited: bool = False) -> None:
+    def __init__(
+        self,
+        detail: str,
+        *,
+        retry_after_s: float | None = None,
+        rate_limited: bool = False,
+        status: int | None = None,
+    ) -> None:
         super().__init__(Code.MINT_UNREACHABLE, detail, hint="meltd retries by itself; check the mint")
         self.retry_after_s = retry_after_s
         self.rate_limited = rate_limited
+        self.status = status
 
 
 class NotTheMint(MintUnreachable):
@@ -166,9 +188,24 @@ class NotTheMint(MintUnreachable):
 class MintRejected(MintError):
     """The mint answered a definite no (an HTTP 4xx with a NUT error code) to a read or a quote."""
 
-    def __init__(self, detail: str, *, mint_code: int | None = None) -> None:
-        super().__init__(Code.MINT_REJECTED, detail)
+    def __init__(self, detail: str, *, mint_code: int | None = None, code: Code = Code.MINT_REJECTED) -> None:
+        super().__init__(code, detail)
         self.mint_code = mint_code
+
+
+class KeysetUnusable(MintRejected):
+    """No keyset of the unit can take outputs, or the one that is needed can't: the detail says which and why."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, code=Code.KEYSET_UNUSABLE)
+
+
+class MintWantsLogin(MintRejected):
+    """The mint answers this request only to who has logged in (NUT-21, NUT-22). meltd has no login."""
+
+    def __init__(self, detail: str, *, mint_code: int | None = None) -> None:
+        super().__init__(detail, mint_code=mint_code, code=Code.MINT_WANTS_LOGIN)
+        self.hint = "use a mint that serves without a login, or exempt meltd's address from it"
 
 
 class MintUntrusted(MintError):

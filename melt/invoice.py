@@ -25,6 +25,10 @@ class Invoice:
     amount_msat: int
     expires_at: int
 
+    def amount_down(self, unit: str) -> int:
+        """The amount as a mint has it that rounds down (cdk does); what it leaves is its gift."""
+        return self.amount_msat // 1000 if unit == "sat" else self.amount(unit)
+
     def amount(self, unit: str) -> int:
         """The amount in ``sat`` (rounded up, as mints do) or ``msat``; Refusal for another unit."""
         match unit:
@@ -38,6 +42,17 @@ class Invoice:
                     f"unit {unit!r} is not supported: meltd can't check a mint's price for it",
                     hint="use sat or msat",
                 )
+
+
+def gift_msat(invoice: str | None, *, paid: int, unit: str) -> int:
+    """How much of an invoice a mint has paid without asking for it, because it rounds down; 0 for what can't be read."""
+    if invoice is None or unit != "sat":
+        return 0
+    try:
+        asked = int(bolt11.decode(invoice).amount_msat or 0)
+    except Exception:  # noqa: BLE001 - the library raises whatever its bit reader met
+        return 0
+    return max(0, asked - 1000 * paid) if asked < 1000 * (paid + 1) else 0
 
 
 def read_invoice(text: str, *, now: datetime) -> Invoice:

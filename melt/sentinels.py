@@ -1,7 +1,7 @@
 """
 Whether a mint's word can be believed (DESIGN section 5, Guards), asked with every question about states.
 
-In each batch of NUT-07 go, beside the proofs in question: one of them twice, a random Y that was never issued, and Ys that
+In each batch of NUT-07 go, beside the proofs in question: a random Y that was never issued, and Ys that
 this mint has called SPENT before: the newest, by which a mint that was put back to a backup is known, and random older
 ones. What they show is a CRITICAL event, of which at most one a mint and type is open:
 

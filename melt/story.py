@@ -139,6 +139,11 @@ def _journal(melts: Sequence[Melt]) -> Iterator[Line]:
             text = f"meltd began to bring {melt.inputs_amount} {melt.unit} back by a swap to new proofs as {name}{by}{note}"
             yield Line(at=melt.created_at, text=text)
             continue
+        if melt.kind is JournalKind.TOGETHER:
+            note = f" ({_plain(melt.note)})" if melt.note else ""
+            text = f"meltd began to swap {melt.inputs_amount} {melt.unit} to new proofs as {name}{by}{note}"
+            yield Line(at=melt.created_at, text=text)
+            continue
         text = f"{name} was asked for{by}: pay an invoice of {melt.amount} {melt.unit} at {melt.mint}"
         yield Line(at=melt.created_at, text=text)
         if melt.posted_at is not None:
@@ -178,7 +183,11 @@ def _end(melt: Melt) -> str:
     name, unit = _name(melt), melt.unit
     if melt.state is MeltState.RELEASED:
         why = f" ({_plain(melt.error_detail or melt.error_code)})" if melt.error_detail or melt.error_code else ""
-        what = "brought nothing back" if melt.kind is JournalKind.RECLAIM else "paid nothing; its inputs are free again"
+        what = {
+            JournalKind.RECLAIM: "brought nothing back",
+            JournalKind.TOGETHER: "swapped nothing; its inputs are free again",
+            JournalKind.MELT: "paid nothing; its inputs are free again",
+        }[melt.kind]
         return f"{name} ended: it {what}{why}"
     if melt.kind is JournalKind.RECLAIM:
         return f"{name} ended: {melt.keep_amount} {unit} came back as new proofs, for a fee of {melt.swap_fee} {unit}"
@@ -187,6 +196,8 @@ def _end(melt: Melt) -> str:
             f"{name} ended without an answer: its inputs, {melt.inputs_amount} {unit}, are gone at the mint, nobody knows whether "
             f"the invoice was paid, and it stays claimed so that it is never paid twice"
         )
+    if melt.kind is JournalKind.TOGETHER:
+        return f"{name} ended: {melt.keep_amount} {unit} in new proofs, for a fee of {melt.swap_fee} {unit}"
     parts = [f"{melt.amount} {unit} paid", f"{melt.fees_paid or 0} {unit} Lightning fee"]
     if melt.input_fee or melt.swap_fee:
         parts.append(f"{melt.input_fee + melt.swap_fee} {unit} of fees to the mint")
@@ -333,7 +344,8 @@ def _now(records: StoryRecords) -> Iterator[str]:
 
 
 def _name(melt: Melt) -> str:
-    return f"reclaim {melt.id}" if melt.kind is JournalKind.RECLAIM else f"melt {melt.id}"
+    words = {JournalKind.RECLAIM: "reclaim", JournalKind.TOGETHER: "swap", JournalKind.MELT: "melt"}
+    return f"{words[melt.kind]} {melt.id}"
 
 
 def _by(actor: Actor) -> str:

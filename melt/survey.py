@@ -107,14 +107,19 @@ class _Known:
     secrets_indexed = True
     reads_once = False
 
-    def __init__(self, found: Found) -> None:
+    def __init__(self, found: Found, holdings: Holdings) -> None:
         self._found = found
+        self._holdings = holdings
 
     def holders(self, proofs: Sequence[Proof]) -> Mapping[Y, tuple[Holder, ...]]:
         """See :meth:`melt.ports.Holdings.holders`; as of the search."""
         groups, kinds = self._found.groups, self._found.kinds
         found = ((proof.y, groups.get(digest_of(proof.secret))) for proof in proofs)
         return {y: tuple(_holder(token_id, kinds[token_id]) for token_id in ids) for y, ids in found if ids is not None}
+
+    def wallet_units(self, wallet_ids: Sequence[str]) -> Mapping[str, str]:
+        """See :meth:`melt.ports.Holdings.wallet_units`: looked up by ``_id``, in the wallets' own collection."""
+        return self._holdings.wallet_units(wallet_ids)
 
     def strays(self, mint_urls: Sequence[str], *, homeless: bool) -> Tour:
         """Nobody asks it: the database tells."""
@@ -197,7 +202,7 @@ class Surveyor:
         """
         seen = _Seen(units=await self._threads(self._surveys.other_units))
         found = await find(self._repairs, self._threads, progress, history=True, see=seen.see)
-        dry = await self._dry_run(actor, _Known(found), seen.documents, progress)
+        dry = await self._dry_run(actor, _Known(found, self._holdings), seen.documents, progress)
         records = await self._threads(self._surveys.records_by_state)
         indexes = await self._threads(partial(self._surveys.look_after_indexes, make=False))
         return Survey(

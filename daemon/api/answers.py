@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from melt.errors import SEVERITY_OF, Code, Severity
+from melt.invoice import gift_msat
 from melt.model import (
     Action,
     Discrepancy,
@@ -25,6 +26,7 @@ from melt.model import (
     TokenStatus,
     normalise_mint_url,
 )
+from melt.saga.holding import UNKNOWN_UNIT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from daemon.ports import ProofStory, ReconcileReport
     from melt.model import Actor, AuditEntry, Balance, CriticalEvent, Finding, Melt
     from melt.reconcile import Performed
+    from melt.saga.holding import Payable
 
 EVIDENCE_ITEMS_MAX = 50
 EVIDENCE_TEXT_MAX = 500
@@ -94,12 +97,15 @@ class MeltAnswer(Answer):
     npub: str
     mint: str
     unit: str
-    amount: int = Field(description="What the invoice asks for.")
+    amount: int = Field(description="What the mint asks for the invoice.")
     fee_reserve: int
     paid_amount: int | None = Field(
         description="Null until it is known, and for good where the inputs are gone and nobody knows; 0 when nothing was paid."
     )
     fees_paid: int | None = Field(description="Lightning fee.")
+    gift_msat: int = Field(
+        description="What the invoice asks for beyond `amount`: a mint that rounds down pays it without taking it."
+    )
     input_fee: int = Field(description="The mint's fee for the inputs (NUT-02).")
     swap_fee: int
     shortfall: int = Field(description="Change that the mint owes and did not return.")
@@ -136,6 +142,7 @@ class MeltAnswer(Answer):
             fee_reserve=melt.fee_reserve,
             paid_amount=melt.paid_amount,
             fees_paid=melt.fees_paid if settled else 0 if melt.state is MeltState.RELEASED else None,
+            gift_msat=gift_msat(melt.invoice, paid=melt.amount, unit=melt.unit),
             input_fee=melt.input_fee,
             swap_fee=melt.swap_fee,
             shortfall=melt.shortfall,
@@ -210,13 +217,30 @@ class StatusBalance(Answer):
     documents: int
 
 
+class NotSpendable(Answer):
+    """Unspent ecash that can't be paid with now."""
+
+    amount: int
+    reason: str = Field(
+        description="`locked`, `unlisted_keyset`, `expired_keyset`, `no_such_amount`, `refused_by_mint`, `blocked`, `dust`."
+    )
+    detail: str
+
+
 class WalletAnswer(Answer):
     """One user's money at one mint in one unit; units are never summed."""
 
     mint: str | None = Field(description="Alias; null where the mint is not configured.")
     mint_url: str
     unit: str
-    spendable: int = Field(description="Unspent, not handed out and not locked.")
+    spendable: int = Field(
+        description="What could be paid with now, input fees taken; where the mint can't be asked, what is unspent, not handed "
+        "out and not locked."
+    )
+    spendable_at_once: int | None = Field(
+        description="The part of it that one payment can take: mints bound its inputs. Null where the mint can't be asked."
+    )
+    not_spendable: list[NotSpendable] = Field(description="The rest of what is unspent, by reason.")
     balances: dict[str, StatusBalance] = Field(
         description="By status of the documents. `sent`: handed out to somebody and not marked spent."
     )
@@ -229,8 +253,12 @@ class WalletsAnswer(Answer):
     wallets: list[WalletAnswer]
 
     @classmethod
-    def of(cls, npub: str, balances: Sequence[Balance], alias_of: Mapping[str, str]) -> Self:
+    def of(
+        cls, npub: str, balances: Sequence[Balance], alias_of: Mapping[str, str], payable: Sequence[Payable] = ()
+    ) -> Self:
         """``alias_of`` maps normalised URLs to aliases; balances of one mint under two spellings are added up."""
+        known = {(str(one.mint), one.unit): one for one in payable}
+        asked = {str(one.mint) for one in payable}
         grouped: dict[tuple[str, str], dict[str, StatusBalance]] = {}
         for item in balances:
             statuses = grouped.setdefault((normalise_mint_url(item.mint_url), item.unit), {})
@@ -244,11 +272,36 @@ class WalletsAnswer(Answer):
         wallets = []
         for (url, unit), statuses in sorted(grouped.items()):
             unspent = statuses.get(TokenStatus.UNSPENT)
-            spendable = unspent.amount - unspent.locked if unspent else 0
+            alias = alias_of.get(url)
+            told = known.get((alias or "", unit))
             wallets.append(
-                WalletAnswer(mint=alias_of.get(url), mint_url=url, unit=unit, spendable=spendable, balances=statuses)
+                WalletAnswer(
+                    mint=alias,
+                    mint_url=url,
+                    unit=unit,
+                    spendable=_spendable(told, unspent, asked=alias in asked),
+                    spendable_at_once=told.at_once if told else None,
+                    not_spendable=_not_spendable(told, known.get((alias or "", UNKNOWN_UNIT)), unit),
+                    balances=statuses,
+                )
             )
         return cls(npub=npub, wallets=wallets)
+
+
+def _spendable(told: Payable | None, unspent: StatusBalance | None, *, asked: bool) -> int:
+    if told is not None:
+        return told.in_all
+    return 0 if asked or unspent is None else unspent.amount - unspent.locked
+
+
+def _not_spendable(told: Payable | None, unlisted: Payable | None, unit: str) -> list[NotSpendable]:
+    """The lines of one unit; what lies on keysets that nobody lists is told with every unit, since its own is unknown."""
+    rest = {**(told.rest if told else {}), **(unlisted.rest if unlisted else {})}
+    return [
+        NotSpendable(amount=amount, reason=reason.value, detail=f"{amount} {unit} {reason.words}")
+        for reason, amount in sorted(rest.items())
+        if amount
+    ]
 
 
 class FindingAnswer(Answer):

@@ -58,6 +58,20 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("meltd.api")
 
+REFUSED: Final = (
+    Code.AMOUNT_OUT_OF_LIMITS,
+    Code.UNIT_UNSUPPORTED,
+    Code.TOO_MANY_INPUTS,
+    Code.INVOICE_PAID,
+    Code.INVOICE_BEING_PAID,
+    Code.INVOICE_AMOUNTLESS,
+    Code.INVOICE_INVALID,
+    Code.KEYSET_UNUSABLE,
+    Code.PROOF_REFUSED,
+    Code.MINT_WANTS_LOGIN,
+    Code.MELTING_DISABLED,
+)
+"""What a released melt may have been refused for by its mint (:mod:`melt.refusals`)."""
 RETRY_OPEN_S: Final = 2
 """Retry-After of an answer about an open melt."""
 NpubPath = Annotated[str, Path(pattern=bodies.NPUB)]
@@ -195,11 +209,16 @@ def _add_decisions(app: FastAPI, operations: Operations, options: ApiOptions) ->
 
 
 def _melt_response(melt: Melt, instance: str) -> JSONResponse:
-    """200 settled, 202 open, a problem document when it was released: then nothing was paid."""
+    """
+    200 settled, 202 open, a problem document when it was released: then nothing was paid.
+
+    A refusal of the mint is told by its own code, since it would repeat; all else is a payment that failed.
+    """
     if melt.state is MeltState.RELEASED:
-        reason = f" ({melt.error_code})" if melt.error_code and melt.error_code != Code.PAYMENT_FAILED else ""
+        code = next((told for told in REFUSED if told.value == melt.error_code), Code.PAYMENT_FAILED)
+        reason = f" ({melt.error_code})" if melt.error_code and melt.error_code != code else ""
         body = problems.document(
-            Code.PAYMENT_FAILED,
+            code,
             (melt.error_detail or "the mint could not pay the invoice") + reason,
             instance=instance,
             quote_id=melt.quote_id,
@@ -233,7 +252,7 @@ def _add_reads(app: FastAPI, operations: Operations, options: ApiOptions) -> Non
         found = await operations.balances(npub)
         if not found:
             raise MeltdError(Code.WALLET_UNKNOWN, "no documents of this npub are in the database")
-        return _json(answers.WalletsAnswer.of(npub, found, alias_of))
+        return _json(answers.WalletsAnswer.of(npub, found, alias_of, await operations.payable(npub)))
 
     @app.get("/v1/discrepancies", summary="What was found wrong")
     async def discrepancies(query: Annotated[bodies.DiscrepanciesQuery, Query()]) -> JSONResponse:

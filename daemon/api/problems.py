@@ -53,6 +53,15 @@ STATUS_OF: Final[dict[Code, int]] = {
     Code.FORBIDDEN: 403,
     Code.PAUSED: 503,
     Code.OBSERVING: 503,
+    Code.AMOUNT_OUT_OF_LIMITS: 422,
+    Code.UNIT_UNSUPPORTED: 422,
+    Code.TOO_MANY_INPUTS: 422,
+    Code.INVOICE_PAID: 409,
+    Code.INVOICE_BEING_PAID: 409,
+    Code.PROOF_REFUSED: 409,
+    Code.KEYSET_UNUSABLE: 409,
+    Code.MINT_WANTS_LOGIN: 502,
+    Code.MELTING_DISABLED: 503,
     Code.INTERNAL: 500,
 }
 """Every code has one (a test holds it)."""
@@ -90,6 +99,15 @@ TITLE_OF: Final[dict[Code, str]] = {
     Code.FORBIDDEN: "This peer may not do this",
     Code.PAUSED: "Paused by an operator",
     Code.OBSERVING: "meltd observes and changes nothing",
+    Code.AMOUNT_OUT_OF_LIMITS: "The mint does not melt this amount",
+    Code.UNIT_UNSUPPORTED: "The mint does not melt this unit",
+    Code.TOO_MANY_INPUTS: "The mint takes fewer inputs at a time",
+    Code.INVOICE_PAID: "The invoice has been paid already",
+    Code.INVOICE_BEING_PAID: "The invoice is being paid by somebody else",
+    Code.PROOF_REFUSED: "The mint has not signed one of the proofs",
+    Code.KEYSET_UNUSABLE: "A keyset of the mint can't be used",
+    Code.MINT_WANTS_LOGIN: "The mint wants a login",
+    Code.MELTING_DISABLED: "The mint does not melt at the moment",
     Code.INTERNAL: "Something unexpected went wrong",
 }
 

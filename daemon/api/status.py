@@ -11,10 +11,11 @@ from daemon.api.answers import Answer
 from daemon.api.pace import PaceAnswer
 from melt.model import PlanState
 from melt.model.mode import Mode
+from melt.saga.pricing import wanting_login
 
 if TYPE_CHECKING:
     from daemon.ports import LeaseStatus, LoopStatus, MintStatus, SettlingStatus, StatusReport
-    from melt.model import HintStatus, Plan, SweepRecord
+    from melt.model import HintStatus, MethodLimits, MintInfo, MintReport, Plan, SweepRecord
 
 
 class SweepAnswer(Answer):
@@ -81,6 +82,68 @@ class LeaseAnswer(Answer):
         return cls(holder=lease.holder, epoch=lease.epoch, here=lease.here)
 
 
+class LimitsAnswer(Answer):
+    """What a mint melts by bolt11 in one unit (NUT-05); `max_amount` null: it does not say."""
+
+    unit: str
+    min_amount: int
+    max_amount: int | None
+    amountless: bool
+    in_parts: bool = Field(description="Several mints may pay one invoice (NUT-15). meltd does not use it.")
+
+
+class WaysAnswer(Answer):
+    """What a mint says of itself, and what has been learned of it."""
+
+    name: str
+    version: str
+    keysets: int
+    melts: list[LimitsAnswer]
+    melting_disabled: bool
+    wants_login: list[str] = Field(description="Requests that meltd makes and that want a login (NUT-21, NUT-22).")
+    usable: bool = Field(description="False: no melt is begun there, because melting is disabled or wants a login.")
+    max_array_length: int | None
+    inputs_max: int | None = Field(description="Learned from refusals; null: nothing was refused.")
+    states_batch: int | None = Field(description="Proofs in one question about states that have gone through.")
+    repeats_answers: list[str] = Field(description="Requests whose answers it repeats to the byte (NUT-19).")
+    unusable_count: int = Field(description="Entries of its lists that could not be used; each costs itself alone.")
+    unusable: list[str] = Field(description="The first of them, by name, with the reason.")
+
+    @classmethod
+    def of(cls, report: MintReport) -> Self | None:
+        info = report.info
+        if info is None and not (report.keysets or report.unusable_count or report.wants_login):
+            return None
+        announced = () if info is None else wanting_login(info)
+        login = list(dict.fromkeys((*report.wants_login, *announced)))
+        melts_login = any("melt" in one for one in login)
+        return cls(
+            name="" if info is None else info.name,
+            version="" if info is None else info.version,
+            keysets=report.keysets,
+            melts=[] if info is None else [_limits(one, info) for one in info.melt_methods if one.method == "bolt11"],
+            melting_disabled=info is not None and info.melting_disabled,
+            wants_login=login,
+            usable=not melts_login and not (info is not None and info.melting_disabled),
+            max_array_length=None if info is None else info.max_array_length,
+            inputs_max=None if info is None else info.inputs_max,
+            states_batch=report.states_batch,
+            repeats_answers=[] if info is None else sorted(f"{one.method} {one.path}" for one in info.cached),
+            unusable_count=report.unusable_count,
+            unusable=list(report.unusable),
+        )
+
+
+def _limits(limits: MethodLimits, info: MintInfo) -> LimitsAnswer:
+    return LimitsAnswer(
+        unit=limits.unit,
+        min_amount=limits.min_amount,
+        max_amount=limits.max_amount,
+        amountless=limits.amountless,
+        in_parts=limits.unit in info.multi_path,
+    )
+
+
 class MintAnswer(Answer):
     """One configured mint as the daemon sees it now."""
 
@@ -95,6 +158,7 @@ class MintAnswer(Answer):
     )
     open_melts: int
     error: str | None
+    ways: WaysAnswer | None = Field(description="Null before the mint has said anything.")
     sweep: SweepAnswer | None
     pace: PaceAnswer | None
     hints: HintsAnswer | None = Field(description="Null where subscriptions are switched off.")
@@ -112,6 +176,7 @@ class MintAnswer(Answer):
             frozen=mint.frozen,
             open_melts=mint.open_melts,
             error=mint.error,
+            ways=None if mint.report is None else WaysAnswer.of(mint.report),
             sweep=None if mint.sweep is None else SweepAnswer.of(mint.sweep),
             pace=None if mint.pace is None else PaceAnswer.of(mint.pace),
             hints=None if mint.hints is None else HintsAnswer.of(mint.hints),

@@ -109,6 +109,15 @@ def wallets(body: Body) -> None:
             )  # fmt: skip
     columns = ("mint", "unit", "status", "#amount", "#locked", "#proofs", "#documents")
     table(f"Wallet {body['npub']}", columns, rows, empty="No ecash.")
+    can = [(wallet["mint"] or wallet["mint_url"], wallet["unit"], wallet["spendable"]) for wallet in body["wallets"]]
+    table("Can be paid with now, input fees taken", ("mint", "unit", "#amount"), can, empty="")
+    rest = [
+        (wallet["mint"] or wallet["mint_url"], wallet["unit"], one["amount"], one["reason"], one["detail"])
+        for wallet in body["wallets"]
+        for one in wallet.get("not_spendable", ())
+    ]
+    if rest:
+        table("Can't be paid with now", ("mint", "unit", "#amount", "reason", "in words"), rest, empty="")
 
 
 def findings(items: list[Body], title: str) -> None:
@@ -219,6 +228,27 @@ def status(body: Body) -> None:
     if stalled:
         loops = [(loop["name"], loop["stalled"], loop["restarts"], f"{loop['turned_s_ago']} s") for loop in stalled]
         table("Loops in trouble", ("loop", "stalled", "#restarts", "last turn"), loops, empty="")
+    for mint in body["mints"]:
+        _ways(mint["alias"], mint.get("ways"))
+
+
+def _ways(alias: str, ways: Body | None) -> None:
+    """What of a mint can't be used, where there is anything."""
+    if ways is None or (ways["usable"] and not ways["unusable_count"] and not ways["wants_login"]):
+        return
+    login = [("wants a login for", plain(one)) for one in ways["wants_login"]]
+    told = [("can't be used", plain(one)) for one in ways["unusable"]]
+    more = ways["unusable_count"] - len(ways["unusable"])
+    facts(
+        f"Mint {alias}",
+        [
+            ("melts", "no melt is begun here" if not ways["usable"] else "are begun here"),
+            *([("melting", "disabled by the mint")] if ways["melting_disabled"] else []),
+            *login,
+            *told,
+            *([("and", f"{more} more")] if more > 0 else []),
+        ],
+    )
 
 
 def _waits(settling: Body) -> bool:

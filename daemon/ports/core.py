@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         MeltId,
         MeltState,
         MintAlias,
+        MintReport,
         Plan,
         ResolveAs,
         SweepRecord,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from melt.model.mode import Mode
     from melt.reconcile import Performed, ReconcileScope
     from melt.recovery import Sight
+    from melt.saga.holding import Payable
     from melt.saga.request import MeltRequest
 
 
@@ -83,6 +85,8 @@ class MintStatus:
     """Nothing is corrected and no melt is begun: the mint is not believed, or an invariant was found broken there."""
     open_melts: int = 0
     error: str | None = None
+    report: MintReport | None = None
+    """What is known of its ways; None: nothing yet."""
     sweep: SweepRecord | None = None
     pace: PaceStatus | None = None
     hints: HintStatus | None = None
@@ -207,6 +211,10 @@ class Operations(Protocol):
 
         ``preimage`` is the payee's, and proves a payment that the mint does not own up to. Raises MeltdError WRONG_STATE with the reason why this may not be done now.
         """
+        ...
+
+    async def payable(self, npub: str) -> tuple[Payable, ...]:
+        """What could be paid with now, by mint and unit; a mint that can't be asked is left out. Raises StoreError."""
         ...
 
     async def balances(self, npub: str) -> tuple[Balance, ...]:

@@ -292,10 +292,12 @@ class MeltSettings(Section):
         default=0, description="Swap to exact amounts first when the overpay would be larger than this. 0: never."
     )
     max_fee_percent: Annotated[float, Field(ge=0, le=100)] = Field(
-        default=5, description="Quotes whose fee reserve is above this percentage and above the floor are refused."
+        default=5,
+        description="Everything beyond the amount together (fee reserve, input fees, fees of swaps before the payment) may be "
+        "this percentage of it, or the floor; a melt that would cost more is refused.",
     )
     max_fee_floor: Annotated[int, Field(ge=0, le=2**63 - 1)] = Field(
-        default=100, description="A fee reserve up to this, in the melt's unit, is always accepted."
+        default=20, description="Up to this, in the melt's unit, everything beyond the amount is always accepted."
     )
     in_flight_max: Count = Field(default=64, description="Melts under way at a time; further ones are refused.")
     in_flight_per_mint_max: Count = Field(default=32, description="Likewise at one mint.")

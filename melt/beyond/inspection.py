@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from melt.beyond.duplicates import duplicate_verdict, elsewhere
+from melt.beyond.malformed import with_sane_amounts
 from melt.beyond.signatures import Flawed, is_due, signature_verdict, verify
+from melt.beyond.units import unit_verdict
 from melt.corrections import Judged, mint_said, unit_of
 from melt.errors import MintError
 from melt.model import LIVE_STATUSES, Action, DriftType, MintState
@@ -16,7 +18,7 @@ from melt.model import LIVE_STATUSES, Action, DriftType, MintState
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from melt.model import Holder, Keyset, KeysetId, MintAlias, Proof, Token, TokenId, Verdict, Y
+    from melt.model import Holder, Keyset, KeysetId, MalformedToken, MintAlias, Proof, Token, TokenId, Verdict, Y
     from melt.ports import Clock, Entropy, Holdings, Mint, StoreThreads
 
 _log = structlog.get_logger("melt.beyond")
@@ -118,6 +120,13 @@ class Beyond:
 
     # --- the page ---
 
+    async def sane(
+        self, mint: Mint, tokens: Sequence[Token], keysets: Mapping[KeysetId, Keyset]
+    ) -> tuple[list[Token], list[MalformedToken]]:
+        """Documents apart whose amounts their keysets do not have (:func:`melt.beyond.malformed.with_sane_amounts`)."""
+        listed = {proof.keyset_id for token in tokens for proof in token.proofs} & set(keysets)
+        return with_sane_amounts(tokens, await self._keys(mint, listed))
+
     async def look(
         self,
         mint: Mint,
@@ -138,9 +147,15 @@ class Beyond:
         due = [token for token in tokens if token.status in LIVE_STATUSES and self._is_due(token.id, turn)]
         keys = await self._keys(mint, {proof.keyset_id for token in due for proof in token.proofs})
         flawed = await self._flawed(due, states, keys)
+        units = await self._wallet_units(tokens)
         judged: list[Judged] = []
         for token in tokens:
-            for verdict, evidence in self._verdicts(token, holders or {}, flawed.get(token.id, ())):
+            found = list(self._verdicts(token, holders or {}, flawed.get(token.id, ())))
+            wallet_unit = units.get(token.wallet_id or "")
+            mismatch = None if wallet_unit is None else unit_verdict(token, wallet_unit, keysets)
+            if mismatch is not None and token.status in LIVE_STATUSES:
+                found.append(mismatch)
+            for verdict, evidence in found:
                 judged.append(
                     Judged(
                         token=token,
@@ -169,6 +184,10 @@ class Beyond:
             yield twice
         if flawed:
             yield signature_verdict(flawed), {"checked_proofs": len(token.proofs)}
+
+    async def _wallet_units(self, tokens: Sequence[Token]) -> Mapping[str, str]:
+        ids = {token.wallet_id for token in tokens if token.wallet_id is not None and token.status in LIVE_STATUSES}
+        return await self.threads(lambda: self.holdings.wallet_units(sorted(ids))) if ids else {}
 
     async def _holders(self, tokens: Sequence[Token], holdings: Holdings) -> Mapping[Y, tuple[Holder, ...]] | None:
         if not holdings.secrets_indexed:

@@ -10,15 +10,53 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from melt.drift import SEVERITIES
-from melt.model import Action, DriftType, Finding
+from melt.model import AMOUNT_MAX, Action, DriftType, Finding, MalformedToken
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-    from melt.model import MalformedToken, MintAlias, Y
+    from melt.model import KeysetId, MintAlias, Token, Y
 
 _REASONS_CHARS: Final = 500
+REASONS_MAX: Final = 8
+
+
+def with_sane_amounts(
+    tokens: Sequence[Token], keys: Mapping[KeysetId, Mapping[int, str]]
+) -> tuple[list[Token], list[MalformedToken]]:
+    """
+    The documents whose proofs have amounts of their keysets, and the others as what they are: no token.
+
+    An amount that its keyset does not sign can't be spent, and would spoil every sum. Of keysets that are not in
+    ``keys`` every amount is taken as it is.
+    """
+    sane: list[Token] = []
+    odd: list[MalformedToken] = []
+    for token in tokens:
+        wrong = [
+            position
+            for position, proof in enumerate(token.proofs)
+            if proof.keyset_id in keys and proof.amount not in keys[proof.keyset_id]
+        ]
+        if wrong:
+            odd.append(_malformed(token, wrong))
+        else:
+            sane.append(token)
+    return sane, odd
+
+
+def _malformed(token: Token, wrong: Sequence[int]) -> MalformedToken:
+    good = [proof for position, proof in enumerate(token.proofs) if position not in set(wrong)]
+    return MalformedToken(
+        id=token.id,
+        reasons=tuple(f"proofs[{position}]: its keyset signs no such amount" for position in wrong[:REASONS_MAX]),
+        npub=token.npub,
+        mint_url=token.mint_url,
+        status=token.status.value,
+        value=min(sum(proof.amount for proof in good), AMOUNT_MAX),
+        ys=tuple(proof.y for proof in token.proofs),
+    )
 
 
 def malformed_findings(items: Sequence[MalformedToken], mint: MintAlias, *, now: datetime) -> tuple[Finding, ...]:

@@ -58,7 +58,8 @@ def keyset_id_matches(
 
     A legacy id must match the derivation of its time (hash of the concatenated hex keys); one that nothing
     derives is refused like any other wrong id, since meltd only asks for keys to make or check signatures with them.
-    Keys that are not hex make it False.
+    Keys that are not hex make it False. A ``final_expiry`` of 0 is none; an id that commits to the 0 itself commits to the
+    same keys.
     """
     ordered = sorted(keys.items())
     try:
@@ -73,9 +74,8 @@ def keyset_id_matches(
             preimage += f"|unit:{unit.lower()}"
             if input_fee_ppk > 0:
                 preimage += f"|input_fee_ppk:{input_fee_ppk}"
-            if final_expiry is not None:
-                preimage += f"|final_expiry:{final_expiry}"
-            return keyset_id == "01" + hashlib.sha256(preimage.encode()).hexdigest()
+            ends = [f"|final_expiry:{final_expiry}"] if final_expiry else ["", "|final_expiry:0"]
+            return any(keyset_id == "01" + hashlib.sha256((preimage + end).encode()).hexdigest() for end in ends)
         case KeysetIdVersion.LEGACY:
             digest = hashlib.sha256("".join(key.hex() for key in raw).encode()).digest()
             return keyset_id == base64.b64encode(digest).decode()[:LEGACY_LENGTH]

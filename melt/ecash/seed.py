@@ -15,7 +15,7 @@ from mnemonic import Mnemonic
 from melt.ecash.curve import ORDER, blind, dleq_holds, unblind
 from melt.ecash.keyset_id import KeysetIdVersion, keyset_id_version
 from melt.errors import InvariantBroken, MintUntrusted
-from melt.model import AMOUNT_MAX, BlindedMessage, Dleq, NewProof, OutputPlan
+from melt.model import AMOUNT_MAX, BlindedMessage, Dleq, KeysetId, NewProof, OutputPlan
 
 PURPOSE: Final = 129372 | HARDENED_INDEX
 COIN: Final = 0 | HARDENED_INDEX
@@ -92,9 +92,12 @@ class Seed:
         c_: str,
         public_key: str,
         dleq: tuple[str, str] | None,
+        *,
+        keyset_id: KeysetId | None = None,
     ) -> NewProof:
         """
-        Unblind the signature on output ``index``; ``public_key`` is the mint's for ``signature_amount``.
+        Unblind the signature on output ``index``; ``public_key`` is the mint's for ``signature_amount`` in the keyset that
+        the signature names (``keyset_id``, by default the plan's).
 
         With ``dleq`` (e, s) it is verified first. Raises MintUntrusted when it is wrong, when a point is none, or when
         the amount is not the one asked for (a blank takes any); InvariantBroken for an index outside of the plan.
@@ -106,7 +109,7 @@ class Seed:
         if dleq is not None and not dleq_holds(b_, c_, dleq[0], dleq[1], public_key):
             raise MintUntrusted("the DLEQ proof of a signature does not hold")
         return NewProof(
-            keyset_id=plan.keyset_id,
+            keyset_id=keyset_id or plan.keyset_id,
             amount=signature_amount,
             secret=secret,
             c=unblind(c_, r, public_key),

@@ -11,7 +11,7 @@ class MintLimits:
     Bounds of the requests to one mint; seconds, bytes and counts.
 
     ``request_timeout_s`` is the total for one read, from connecting to the last byte; melt and swap bring their own.
-    ``states_batch`` is the size of every NUT-07 request: a mint recompiles its query for each new size (MINTS.md).
+    ``states_batch`` bounds the Ys of a NUT-07 request, and a long question is asked in requests of that size.
     ``money_in_flight_max`` bounds simultaneous melts and swaps, ``reads_in_flight_max`` everything else.
     """
 

@@ -1,9 +1,10 @@
 """
 Sorting what a mint answers to the two requests that move money (MINTS.md, I8).
 
-A code is definite only where every generation of mints that sends it does so before it touches the Lightning backend
-and means nothing else by it. The numbers were given anew in January 2026, so several mean two things: those are
-ambiguous, like every code that is not named here.
+A code is definite only where every implementation and generation of mints that sends it does so before it touches the
+Lightning backend. The numbers were given anew in January 2026, so several mean two things: where one of the two is said
+about a payment that may be under way, or about a request that went through before, the code is ambiguous, like every
+code that is not named here. ``docs/mints.md`` has the table with the reasons.
 """
 
 from __future__ import annotations
@@ -37,10 +38,9 @@ BEFORE_PAYMENT: Final = frozenset(
     {
         10001,  # proofs don't verify (0.20 on; earlier: no such code)
         10003,  # the same, until 0.18
-        11005,  # not balanced; earlier: unit
-        11006,  # amount outside of the limits
-        11007,  # an input twice
-        11008,  # an output twice
+        11005,  # not balanced; earlier, in gonuts and in nutmix: unit
+        11006,  # amount outside of the limits; gonuts: method; nutmix: fee too low
+        11007,  # an input twice; gonuts: method
         11009,  # several units
         11010,  # units of inputs and outputs differ
         11011,  # invoice without an amount
@@ -51,6 +51,11 @@ BEFORE_PAYMENT: Final = frozenset(
         12001,  # keyset unknown
         12002,  # keyset inactive
         12003,  # keyset expired
+        20003,  # disabled
+        30001,  # a login is needed, or failed (NUT-21, NUT-22): before the handler is called
+        30002,
+        31001,
+        31002,
     }
 )
 """Definite: refused before any payment, in every generation."""
@@ -70,8 +75,8 @@ def sort_melt(answer: Answer, quote_id: QuoteId) -> MeltAnswer:
             return Paid(quote=quote)
         if quote.state is QuoteState.PENDING:
             return StillPending()
-        # 200 and UNPAID: neither a payment nor a refusal.
-        return Ambiguous(reason="answered, but the quote is unpaid")
+        # 200 and UNPAID, or a word that no NUT has: neither a payment nor a refusal.
+        return Ambiguous(reason=f"answered, but the quote is {quote.state.value}")
     refused = _refused(answer)
     if refused is not None:
         return refused

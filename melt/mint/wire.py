@@ -3,7 +3,8 @@ Reading a mint's JSON: strict about what meltd uses, blind to every other field.
 
 Each function raises BadAnswer, with a word of our own and nothing of the mint's text, when a field that it needs is
 missing or of the wrong kind. Integers are integers (no floats, no booleans) within 0 .. 2^63 - 1. What may be absent on
-older mints is named where it is read (MINTS.md).
+older mints is named where it is read (MINTS.md). An entry of a list that can't be used costs that entry alone. What a
+mint lists about itself is read in :mod:`melt.mint.announced`.
 """
 
 from __future__ import annotations
@@ -16,10 +17,8 @@ from melt.model import (
     AMOUNT_MAX,
     BlindedMessage,
     BlindSignature,
-    Keyset,
     KeysetId,
     MeltQuote,
-    MintInfo,
     MintState,
     Proof,
     QuoteId,
@@ -31,10 +30,9 @@ POINT_HEX: Final = 66
 SCALAR_HEX: Final = 64
 TEXT_MAX: Final = 256
 ID_MAX: Final = 128
-KEYSETS_MAX: Final = 4096
-KEYS_MAX: Final = 512
-METHODS_MAX: Final = 64
-KEY_AMOUNT_MAX: Final = 2**64
+SIGNATURES_MAX: Final = 4096
+MOMENT_MAX: Final = 253_402_300_799
+"""The end of the year 9999, the last moment that a date can tell."""
 HEX: Final = frozenset("0123456789abcdefABCDEF")
 STATES: Final = {state.value: state for state in MintState}
 
@@ -51,10 +49,15 @@ class Unreadable(BadAnswer):
 
 
 def inputs_body(inputs: Sequence[Proof]) -> list[dict[str, Any]]:
-    """Proofs as a mint takes them. Their DLEQ stays at home: it holds the blinding factor, which links them."""
+    """
+    Proofs as a mint takes them. Their DLEQ stays at home: it holds the blinding factor, which links them.
+
+    A witness goes with a spending condition (NUT-10, 11, 14) and with nothing else: what other code has stored there
+    beside a plain secret, an empty text for one, makes some mints refuse the whole request.
+    """
     return [
         {"id": proof.keyset_id, "amount": proof.amount, "secret": proof.secret, "C": proof.c}
-        | ({} if proof.witness is None else {"witness": proof.witness})
+        | ({"witness": proof.witness} if proof.is_locked and proof.witness else {})
         for proof in inputs
     ]
 
@@ -96,112 +99,44 @@ def is_validation_error(body: bytes) -> bool:
     return isinstance(answer.get("detail"), list) and "code" not in answer
 
 
-def info(body: bytes, *, arrays_max: int) -> MintInfo:
-    """NUT-06. A name or version that is missing or no text is empty; a NUT counts unless it says ``supported: false``."""
-    answer = load(body)
-    nuts = answer.get("nuts")
-    supported = {
-        int(number)
-        for number, about in (nuts.items() if isinstance(nuts, Mapping) else ())
-        if number.isdecimal()
-        and len(number) < 5
-        and not (isinstance(about, Mapping) and about.get("supported") is False)
-    }
-    longest = answer.get("max_array_length")
-    return MintInfo(
-        name=_short(answer.get("name")),
-        version=_short(answer.get("version")),
-        nuts=frozenset(supported),
-        max_array_length=min(longest, arrays_max) if type(longest) is int and longest > 0 else arrays_max,
-        subscribable=_subscribable(nuts.get("17") if isinstance(nuts, Mapping) else None),
-    )
-
-
-def _subscribable(about: object) -> frozenset[str]:
-    """NUT-17's list of methods with their commands; anything of another shape offers nothing."""
-    supported = about.get("supported") if isinstance(about, Mapping) else None
-    found: set[str] = set()
-    for entry in supported[:METHODS_MAX] if isinstance(supported, list) else ():
-        commands = entry.get("commands") if isinstance(entry, Mapping) and entry.get("method") == "bolt11" else None
-        found |= {_short(one) for one in commands[:METHODS_MAX]} if isinstance(commands, list) else set()
-    return frozenset(found)
-
-
-def keysets(body: bytes) -> dict[KeysetId, Keyset]:
-    """NUT-02. ``input_fee_ppk`` absent or null is 0. Units that meltd doesn't know are kept."""
-    entries = _list(load(body).get("keysets"), "keysets", KEYSETS_MAX)
-    found: dict[KeysetId, Keyset] = {}
-    for entry in entries:
-        one = _object(entry, "keyset")
-        keyset_id = KeysetId(_text(one.get("id"), "keyset id", ID_MAX))
-        if keyset_id in found:
-            raise BadAnswer("a keyset id twice")
-        active = one.get("active")
-        if type(active) is not bool:
-            raise BadAnswer("active is no boolean")
-        found[keyset_id] = Keyset(
-            id=keyset_id,
-            unit=_text(one.get("unit"), "unit", ID_MAX),
-            active=active,
-            input_fee_ppk=_amount(_default(one.get("input_fee_ppk"), 0), "input_fee_ppk"),
-            final_expiry=_optional_amount(one.get("final_expiry"), "final_expiry"),
-        )
-    return found
-
-
-def keys(body: bytes, keyset_id: KeysetId) -> dict[int, str]:
-    """NUT-01: the public keys of the keyset asked for, by amount. That they are points is checked by whoever uses them."""
-    for entry in _list(load(body).get("keysets"), "keysets", KEYSETS_MAX):
-        one = _object(entry, "keyset")
-        if one.get("id") != keyset_id:
-            continue
-        given = _object(one.get("keys"), "keys")
-        if not 0 < len(given) <= KEYS_MAX:
-            raise BadAnswer("no keys, or too many")
-        found: dict[int, str] = {}
-        for amount, key in given.items():
-            # Canonical decimals only: "01" beside "1" would be two keys for one amount.
-            if not amount.isascii() or not amount.isdecimal() or len(amount) > 20 or str(int(amount)) != amount:
-                raise BadAnswer("an amount of a key is no number")
-            if not 0 < int(amount) <= KEY_AMOUNT_MAX:
-                raise BadAnswer("an amount of a key is out of range")
-            found[int(amount)] = _hex(key, "key", POINT_HEX).lower()
-        return found
-    raise BadAnswer("other keysets than asked for")
-
-
 def melt_quote(body: bytes, *, quote_id: QuoteId | None = None, posted: bool = False) -> MeltQuote:
     """
     A melt quote (NUT-05, 23): of a quote request, a GET, or with ``posted`` of the melt POST.
 
     ``state`` may be absent on old mints, where ``paid`` tells. The POST of old mints also leaves out the quote's id
-    and amounts; they are 0 then. Change that can't be read is as if it hadn't been sent: there are two more places
-    to get it from, and the payment is no less paid.
+    and amounts; they are 0 then. ``expiry`` is only a hint, since mints pay expired quotes too: an odd one is none.
+    A signature of the change that can't be read is as if it hadn't been sent: there are two more places to get it from
+    (``change_known`` is false), and the payment is no less paid.
     """
     answer = load(body)
     given_id = answer.get("quote")
     if given_id is None and posted and quote_id is not None:
         given_id = quote_id
-    found_id = QuoteId(_text(given_id, "quote id", TEXT_MAX))
+    found_id = QuoteId(text_in(given_id, "quote id", TEXT_MAX))
     if quote_id is not None and found_id != quote_id:
         raise BadAnswer("another quote")
     missing: int | None = 0 if posted else None
-    change = _change(answer.get("change"))
+    change, change_known = _change(answer.get("change"))
     preimage = answer.get("payment_preimage")
     return MeltQuote(
         id=found_id,
         state=_quote_state(answer),
-        amount=_amount(_default(answer.get("amount"), missing), "amount"),
-        fee_reserve=_amount(_default(answer.get("fee_reserve"), missing), "fee_reserve"),
-        expiry=_optional_amount(answer.get("expiry"), "expiry"),
+        amount=amount_in(default(answer.get("amount"), missing), "amount"),
+        fee_reserve=amount_in(default(answer.get("fee_reserve"), missing), "fee_reserve"),
+        expiry=_moment(answer.get("expiry")),
         preimage=preimage if isinstance(preimage, str) and 0 < len(preimage) <= TEXT_MAX else None,
-        change=change or (),
-        change_known=change is not None,
+        change=change,
+        change_known=change_known,
     )
 
 
 def states(body: bytes) -> list[tuple[str, MintState]]:
-    """NUT-07: (Y, state) as they come."""
+    """
+    NUT-07: (Y, state) as they come.
+
+    A word that no NUT has says neither that the proof is free nor that it is gone: it is read as PENDING, so that nobody
+    chooses, marks or releases it.
+    """
     found: list[tuple[str, MintState]] = []
     entries = load(body).get("states")
     if not isinstance(entries, list):
@@ -211,9 +146,13 @@ def states(body: bytes) -> list[tuple[str, MintState]]:
             y = entry["Y"]
             if type(y) is not str:
                 raise BadAnswer("a Y is no text")
-            found.append((y, STATES[entry["state"]]))
+            word = entry["state"]
+            state = STATES.get(word)
+            if state is None:
+                state = STATES.get(text_in(word, "a state", TEXT_MAX).strip().upper(), MintState.PENDING)
+            found.append((y, state))
     except (KeyError, TypeError) as error:
-        raise BadAnswer("a state without Y, or an unknown state") from error
+        raise BadAnswer("a state without Y, or no state") from error
     return found
 
 
@@ -223,71 +162,86 @@ def signatures(body: bytes) -> tuple[BlindSignature, ...]:
 
 
 def restored(body: bytes, asked: frozenset[str]) -> tuple[Restored, ...]:
-    """NUT-09: outputs and signatures side by side; only outputs that were asked for, each once."""
+    """NUT-09: outputs and signatures side by side. What was not asked for, comes twice or can't be read is left out."""
     answer = load(body)
-    outputs = _list(answer.get("outputs"), "outputs", len(asked))
+    outputs = list_in(answer.get("outputs"), "outputs", SIGNATURES_MAX)
     given = answer.get("signatures")
-    signed = _signatures(given if given is not None else answer.get("promises"))
+    signed = list_in(given if given is not None else answer.get("promises"), "signatures", SIGNATURES_MAX)
     if len(outputs) != len(signed):
         raise BadAnswer("as many outputs as signatures")
     found: dict[str, Restored] = {}
+    twice: set[str] = set()
     for output, signature in zip(outputs, signed, strict=True):
-        b_ = _object(output, "output").get("B_")
-        if not isinstance(b_, str) or b_ not in asked or b_ in found:
-            raise BadAnswer("an output that was not asked for")
-        found[b_] = Restored(b_=b_, signature=signature)
-    return tuple(found.values())
+        b_ = output.get("B_") if isinstance(output, dict) else None
+        read = _usable(signature)
+        if not isinstance(b_, str) or b_ not in asked or read is None:
+            continue
+        one = Restored(b_=b_, signature=read)
+        if found.setdefault(b_, one) != one:
+            twice.add(b_)
+    return tuple(one for b_, one in found.items() if b_ not in twice)
 
 
 # --- parts ---
 
 
-def _change(value: object) -> tuple[BlindSignature, ...] | None:
-    if value is None:
-        return None
+def _change(value: object) -> tuple[tuple[BlindSignature, ...], bool]:
+    """What of the change can be read, and whether that is all of it."""
+    if not isinstance(value, list) or len(value) > SIGNATURES_MAX:
+        return (), False
+    read = [_usable(entry) for entry in value]
+    return tuple(one for one in read if one is not None), None not in read
+
+
+def _usable(value: object) -> BlindSignature | None:
     try:
-        return _signatures(value)
+        return _signature(value)
     except BadAnswer:
         return None
 
 
 def _signatures(value: object) -> tuple[BlindSignature, ...]:
-    return tuple(_signature(entry) for entry in _list(value, "signatures", KEYSETS_MAX))
+    return tuple(_signature(entry) for entry in list_in(value, "signatures", SIGNATURES_MAX))
 
 
 def _signature(value: object) -> BlindSignature:
-    entry = _object(value, "signature")
-    dleq = entry.get("dleq")
-    e = s = None
-    if dleq is not None:
-        proof = _object(dleq, "dleq")
-        e, s = _hex(proof.get("e"), "e", SCALAR_HEX), _hex(proof.get("s"), "s", SCALAR_HEX)
+    entry = object_in(value, "signature")
+    e, s = _dleq(entry.get("dleq"))
     return BlindSignature(
-        keyset_id=KeysetId(_text(entry.get("id"), "keyset id", ID_MAX)),
-        amount=_amount(entry.get("amount"), "amount"),
-        c_=_hex(entry.get("C_"), "C_", POINT_HEX),
+        keyset_id=KeysetId(text_in(entry.get("id"), "keyset id", ID_MAX)),
+        amount=amount_in(entry.get("amount"), "amount"),
+        c_=hex_in(entry.get("C_"), "C_", POINT_HEX),
         dleq_e=e,
         dleq_s=s,
     )
+
+
+def _dleq(value: object) -> tuple[str, str] | tuple[None, None]:
+    """The scalars of a DLEQ proof; one that can't be read proves nothing, as if it hadn't been sent."""
+    try:
+        proof = object_in(value, "dleq")
+        return hex_in(proof.get("e"), "e", SCALAR_HEX), hex_in(proof.get("s"), "s", SCALAR_HEX)
+    except BadAnswer:
+        return None, None
 
 
 def _quote_state(answer: Mapping[str, Any]) -> QuoteState:
     state, paid = answer.get("state"), answer.get("paid")
     if state is None and type(paid) is bool:
         return QuoteState.PAID if paid else QuoteState.UNPAID
-    try:
-        return QuoteState(_text(state, "state", TEXT_MAX))
-    except ValueError as error:
-        raise BadAnswer("an unknown state") from error
+    word = text_in(state, "state", TEXT_MAX).strip().upper()
+    return QuoteState(word) if word in QuoteState.__members__ else QuoteState.UNKNOWN
 
 
-def _object(value: object, what: str) -> Mapping[str, Any]:
+def object_in(value: object, what: str) -> Mapping[str, Any]:
+    """A JSON object. BadAnswer for anything else."""
     if not isinstance(value, dict):
         raise BadAnswer(f"{what} is no object")
     return value
 
 
-def _list(value: object, what: str, longest: int) -> list[Any]:
+def list_in(value: object, what: str, longest: int) -> list[Any]:
+    """A list of at most ``longest`` entries. BadAnswer for anything else."""
     if not isinstance(value, list):
         raise BadAnswer(f"{what} is no list")
     if len(value) > longest:
@@ -295,34 +249,35 @@ def _list(value: object, what: str, longest: int) -> list[Any]:
     return value
 
 
-def _text(value: object, what: str, longest: int) -> str:
+def text_in(value: object, what: str, longest: int) -> str:
+    """A printable text of 1 to ``longest`` characters. BadAnswer for anything else."""
     if not isinstance(value, str) or not 0 < len(value) <= longest or not value.isprintable():
         raise BadAnswer(f"{what} is no text")
     return value
 
 
-def _hex(value: object, what: str, length: int) -> str:
+def hex_in(value: object, what: str, length: int) -> str:
+    """Hex of exactly ``length`` characters, in either case. BadAnswer for anything else."""
     if not isinstance(value, str) or len(value) != length or not HEX.issuperset(value):
         raise BadAnswer(f"{what} is no hex of {length} characters")
     return value
 
 
-def _amount(value: object, what: str) -> int:
+def amount_in(value: object, what: str) -> int:
+    """An int within 0 .. 2^63 - 1. BadAnswer for anything else."""
     if type(value) is not int or not 0 <= value <= AMOUNT_MAX:
         raise BadAnswer(f"{what} is no amount")
     return value
 
 
-def _optional_amount(value: object, what: str) -> int | None:
-    return None if value is None else _amount(value, what)
+def _moment(value: object) -> int | None:
+    """A unix time in seconds until the year 9999; None for what is none: it is only shown."""
+    return value if type(value) is int and 0 <= value <= MOMENT_MAX else None
 
 
-def _default(value: Any, missing: Any) -> Any:
+def default(value: Any, missing: Any) -> Any:
+    """``value``, or ``missing`` where it is absent or null."""
     return missing if value is None else value
-
-
-def _short(value: object) -> str:
-    return value[:TEXT_MAX] if isinstance(value, str) and value.isprintable() else ""
 
 
 def _no_constant(_: str) -> NoReturn:

@@ -290,3 +290,5 @@ class AtomicResult:
     melt_change_token_id: TokenId | None
     melt_change_amount: int
     operations: int
+    unproved_token_id: TokenId | None = None
+    """The ``failed`` document that holds what is not shown to be worth anything yet."""

@@ -160,6 +160,9 @@ class Melt:
     note: str | None = None
     """Stands in the audit where no decision does: the plan that a reclaim belongs to."""
     altered: tuple[Altered, ...] = ()
+    refusals: int = 0
+    """How often in a row the mint has answered its swap with ``refused_code``, all inputs free."""
+    refused_code: int | None = None
     actor: Actor
     created_at: datetime
     updated_at: datetime

@@ -21,8 +21,48 @@ class Keyset:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MethodLimits:
+    """What a mint melts by one method in one unit (NUT-05 settings). Amounts in ``unit``; ``max_amount`` None: not told."""
+
+    method: str
+    unit: str
+    min_amount: int
+    max_amount: int | None
+    amountless: bool = False
+
+    def fits(self, amount: int) -> bool:
+        """Whether an amount is within them."""
+        return self.min_amount <= amount and (self.max_amount is None or amount <= self.max_amount)
+
+    def __str__(self) -> str:
+        most = "any amount" if self.max_amount is None else str(self.max_amount)
+        return f"{self.min_amount} to {most} {self.unit}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachedEndpoint:
+    """A request whose answer the mint repeats to the byte when it comes again (NUT-19)."""
+
+    method: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProtectedEndpoint:
+    """Requests that want a login: ``path`` is a path or a pattern of paths. ``blind``: by blind token (NUT-22)."""
+
+    method: str
+    path: str
+    blind: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MintInfo:
-    """The parts of NUT-06 that meltd uses. ``max_array_length`` bounds inputs, outputs and Ys of a request."""
+    """
+    The parts of NUT-06 that meltd uses. ``max_array_length`` bounds inputs, outputs and Ys of a request.
+
+    ``melt_methods`` is empty where the mint tells none. ``multi_path`` are the units of NUT-15.
+    """
 
     name: str
     version: str
@@ -30,6 +70,35 @@ class MintInfo:
     max_array_length: int
     subscribable: frozenset[str] = frozenset()
     """Kinds of subscription over bolt11 that the mint offers (NUT-17), in the protocol's words."""
+    inputs_max: int | None = None
+    """The inputs of a request, where the mint has refused more of them than it says that it takes."""
+    melting_disabled: bool = False
+    melt_methods: tuple[MethodLimits, ...] = ()
+    multi_path: frozenset[str] = frozenset()
+    cached: frozenset[CachedEndpoint] = frozenset()
+    protected: tuple[ProtectedEndpoint, ...] = ()
+
+    def limits(self, unit: str) -> MethodLimits | None:
+        """What it says of melting by bolt11 in this unit; None where it says nothing of it."""
+        return next((one for one in self.melt_methods if one.method == "bolt11" and one.unit == unit), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MintReport:
+    """
+    What is known of a mint's ways by now, for the status page. Nothing is asked for it.
+
+    ``unusable`` names entries of its lists that could not be used (the first few; ``unusable_count`` is of all).
+    ``wants_login``: the requests that it refuses without one. ``states_batch`` is how many Ys it has been seen to take at
+    a time, None before the first.
+    """
+
+    info: MintInfo | None = None
+    keysets: int = 0
+    unusable: tuple[str, ...] = ()
+    unusable_count: int = 0
+    wants_login: tuple[str, ...] = ()
+    states_batch: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

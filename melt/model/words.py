@@ -73,13 +73,18 @@ class QuoteState(StrEnum):
     UNPAID = "UNPAID"
     PENDING = "PENDING"
     PAID = "PAID"
+    FAILED = "FAILED"
+    """No NUT has it, and mints say it: the payment failed. Worth as much as UNPAID, and no more."""
+    UNKNOWN = "UNKNOWN"
+    """Some mints' own word, and ours for every word that no NUT has: nothing is known (I8)."""
 
 
 class JournalKind(StrEnum):
-    """What a journal entry does: pay an invoice, or bring value back by a swap."""
+    """What a journal entry does: pay an invoice, bring value back by a swap, or swap many proofs into fewer."""
 
     MELT = "melt"
     RECLAIM = "reclaim"
+    TOGETHER = "together"
 
 
 class MeltState(StrEnum):
@@ -110,7 +115,7 @@ MELT_MOVES: Final[dict[MeltState, frozenset[MeltState]]] = {
     MeltState.SETTLED: frozenset(),
     MeltState.RELEASED: frozenset(),
 }
-"""Allowed moves of the journal. SWAPPING -> SETTLED is the end of a reclaim, whose swap is its whole work.
+"""Allowed moves of the journal. SWAPPING -> SETTLED is the end of an entry whose swap is its whole work.
 A refused POST goes through PENDING too: there is one way to a release, by two signals (I6)."""
 
 
@@ -170,6 +175,9 @@ class DriftType(StrEnum):
     QUOTE_PAID_INPUTS_UNSPENT = "QUOTE_PAID_INPUTS_UNSPENT"
     QUOTE_UNPAID_INPUTS_SPENT = "QUOTE_UNPAID_INPUTS_SPENT"
     CHANGE_SHORTFALL = "CHANGE_SHORTFALL"
+    PAYMENT_UNPROVED = "PAYMENT_UNPROVED"
+    PROOF_REFUSED = "PROOF_REFUSED"
+    UNIT_MISMATCH = "UNIT_MISMATCH"
 
 
 class Action(StrEnum):

@@ -36,6 +36,10 @@ class Holdings(Protocol):
         """
         ...
 
+    def wallet_units(self, wallet_ids: Sequence[str]) -> Mapping[str, str]:
+        """The units that these wallets' settings name; a wallet that names none is left out."""
+        ...
+
     def strays(self, mint_urls: Sequence[str], *, homeless: bool) -> Tour:
         """
         Documents at these URLs (as stored) whose status is none of the four, so that no tour passes them.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
     from datetime import datetime
 
     from melt.model import (
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         MeltQuote,
         MintAlias,
         MintInfo,
+        MintReport,
         NewProof,
         OutputPlan,
         Proof,
@@ -65,12 +66,20 @@ class Mint(Protocol):
     @property
     def url(self) -> str: ...
 
+    def report(self) -> MintReport:
+        """What is known of its ways by now; asks nothing."""
+        ...
+
     async def info(self) -> MintInfo:
         """NUT-06, cached."""
         ...
 
     async def keysets(self, *, refresh: bool = False) -> Mapping[KeysetId, Keyset]:
         """NUT-02, all keysets, cached; ``refresh`` asks again."""
+        ...
+
+    async def keysets_with(self, wanted: Collection[KeysetId]) -> Mapping[KeysetId, Keyset]:
+        """As :meth:`keysets`, asked anew where the list lacks one of ``wanted``: once a keyset id in a while."""
         ...
 
     async def keys(self, keyset_id: KeysetId) -> Mapping[int, str]:
@@ -89,9 +98,9 @@ class Mint(Protocol):
         """
         NUT-07: as many states as ``ys``, in their order, duplicates kept. Split in fixed-size batches inside.
 
-        With ``spent``, which may be empty, each batch holds the sentinels of DESIGN section 5: one of its Ys twice, a
-        random one that must read UNSPENT, and some of ``spent``, which must read SPENT (StateRegressed where one does
-        not). At least one batch is asked then.
+        With ``spent``, which may be empty, each batch holds the sentinels of DESIGN section 5: a random Y that must read
+        UNSPENT, and some of ``spent``, which must read SPENT (StateRegressed where one does not). At least one batch is
+        asked then. A Y is asked about once, however often it stands in ``ys``.
         """
         ...
 
@@ -123,8 +132,14 @@ class Outputs(Protocol):
         c_: str,
         public_key: str,
         dleq: tuple[str, str] | None,
+        *,
+        keyset_id: KeysetId | None = None,
     ) -> NewProof:
-        """Unblind the signature on output ``index``. With ``dleq`` (e, s) it is verified first; MintUntrusted if wrong."""
+        """
+        Unblind the signature on output ``index``. With ``dleq`` (e, s) it is verified first; MintUntrusted if wrong.
+
+        ``keyset_id`` is the keyset that the signature names, where it is not the plan's.
+        """
         ...
 
     def match(self, plan: OutputPlan, index: int, c_: str, public_key: str, dleq: tuple[str, str]) -> bool:

@@ -60,12 +60,17 @@ class Store(Protocol):
         """Every distinct ``mint_url`` as stored."""
         ...
 
-    def spendable(self, npub: str, mint_urls: Sequence[str], unit: str) -> tuple[Token, ...]:
-        """Readable ``unspent`` tokens of a user at a mint whose wallet is of ``unit`` (unknown wallet: any), oldest first."""
+    def spendable(self, npub: str, mint_urls: Sequence[str], unit: str | None = None) -> tuple[Token, ...]:
+        """
+        Readable ``unspent`` tokens of a user at a mint, oldest first.
+
+        With ``unit`` only those whose wallet's settings say so (unknown wallet: any); what the proofs are of, their
+        keysets say.
+        """
         ...
 
     def tokens(self, ids: Sequence[TokenId]) -> tuple[Token | MalformedToken, ...]: ...
-    def balances(self, npub: str) -> tuple[Balance, ...]: ...
+    def balances(self, npub: str, keyset_units: Mapping[KeysetId, str] | None = None) -> tuple[Balance, ...]: ...
     def count_tokens(self, statuses: Sequence[TokenStatus], mint_urls: Sequence[str]) -> int: ...
     def tour(
         self,
@@ -158,14 +163,37 @@ class Store(Protocol):
         """The fencing swap went through: inputs spent, new proofs stored unspent as ``<tx>_fenced``, melt RELEASED."""
         ...
 
+    def finish_together(self, melt: Melt, proofs: Sequence[NewProof]) -> Melt:
+        """Many proofs were swapped into fewer: inputs spent, new proofs stored unspent as ``<tx>_together``, entry SETTLED."""
+        ...
+
+    def renew_blanks(self, melt: Melt, *, keyset_id: KeysetId, count: int, seed_id: str) -> Melt:
+        """
+        Blanks of another keyset for a melt whose POST was refused before any payment: counters taken, POST not sent.
+
+        Only for an entry that is MELTING and whose POST is REFUSED; raises InvariantBroken for any other (I1).
+        """
+        ...
+
     def finish_reclaim(self, melt: Melt, proofs: Sequence[NewProof]) -> Melt:
         """A reclaim's swap went through: new proofs stored unspent as ``<tx>_reclaimed``, entry SETTLED, its discrepancies corrected."""
         ...
 
     def settle(
-        self, melt: Melt, change: Sequence[NewProof], *, shortfall: int, fees_paid: int, preimage: str | None
+        self,
+        melt: Melt,
+        change: Sequence[NewProof],
+        *,
+        shortfall: int,
+        fees_paid: int,
+        preimage: str | None,
+        unproved: Sequence[NewProof] = (),
     ) -> tuple[Melt, AtomicResult]:
-        """T3 through :meth:`execute_atomic_melt`: inputs spent, change stored, melt SETTLED."""
+        """
+        T3 through :meth:`execute_atomic_melt`: inputs spent, change stored, melt SETTLED.
+
+        ``unproved`` is stored apart, as ``<tx>_unproved`` in status ``failed``, where nobody counts it.
+        """
         ...
 
     def finish_gone(self, melt: Melt, decision: Resolution) -> Melt:
@@ -187,6 +215,7 @@ class Store(Protocol):
         actor: Actor,
         melt: Melt | None = None,
         journal_changes: Mapping[str, object] | None = None,
+        unproved_proofs: Sequence[NewProof] = (),
     ) -> AtomicResult:
         """All or nothing: sources spent, keep and change stored, journal moved to SETTLED where ``melt`` is given."""
         ...

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-    from melt.model import Activity, DaySummary, Holding, MintAlias
+    from melt.model import Activity, DaySummary, Holding, KeysetId, MintAlias
 
 
 class HoldingsWalk(Protocol):
@@ -24,8 +24,14 @@ class HoldingsWalk(Protocol):
 class SummaryStore(Protocol):
     """Reads what a day's summary is made of, and keeps the summaries. Raises StoreError and no other."""
 
-    def holdings(self, mint_urls: Sequence[str], *, npub: str | None = None) -> HoldingsWalk:
-        """Unspent and pending documents at these URLs (as stored), of all users or of one."""
+    def holdings(
+        self, mint_urls: Sequence[str], *, npub: str | None = None, keyset_units: Mapping[KeysetId, str] | None = None
+    ) -> HoldingsWalk:
+        """
+        Unspent and pending documents at these URLs (as stored), of all users or of one.
+
+        The unit of a proof is its keyset's where ``keyset_units`` has it, else the wallet's.
+        """
         ...
 
     def activity(

@@ -111,6 +111,9 @@ class Reconciler:
         unreadable = [item for item in items if isinstance(item, MalformedToken)]
         await self._acting.malformed(mint, unreadable, outcome, dry_run=dry_run)
         keysets, listed = await self._keysets(mint, tokens)
+        if self._beyond is not None:
+            tokens, odd = await self._beyond.sane(mint, tokens, keysets)
+            await self._acting.malformed(mint, odd, outcome, dry_run=dry_run)
         states = await self._sentinels.states(mint, [proof.y for token in tokens for proof in token.proofs])
         self._learn(mint, tokens, states)
         asked = asked_evidence("dry run" if dry_run else actor.name, self._clock.now(), len(states))

@@ -10,6 +10,9 @@ The invariants that hold here, and nowhere else:
   consume inputs that are being spent again.
 - Inputs that are all SPENT under an UNPAID quote were taken by somebody else, or by a payment that the mint has lost
   track of: the entry is released only where no payment of ours can have been tried.
+- A refusal that is about another quote of the invoice ("paid", "being paid") is an answer about ours only where our own
+  quote and inputs say that nothing of ours is under way.
+- A state that no NUT knows is an unknown outcome.
 - A contradiction is seen twice before the melt is HELD, because a mint in the middle of its own bookkeeping shows one.
 """
 
@@ -17,9 +20,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, TypeAlias, assert_never
+from typing import TYPE_CHECKING, Final, TypeAlias, assert_never
 
 from melt.model import EventType, MeltState, MintState, PostOutcome, QuoteState
+from melt.refusals import ANOTHERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,10 +58,14 @@ class Patience:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wait:
-    """Look again later. ``forget`` drops an earlier sighting, which what was seen now contradicts."""
+    """
+    Look again later. ``forget`` drops an earlier sighting, which what was seen now contradicts. ``unknown``: the mint
+    answers, and its answer says nothing.
+    """
 
     reason: str
     forget: bool = True
+    unknown: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,8 +102,15 @@ class Hold:
     event: EventType
 
 
-Decision: TypeAlias = Wait | Settle | NoteClear | Release | NoteContradiction | Hold
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resume:
+    """HELD because the mint said nothing, or was not believed; now it says something: it is followed as before."""
 
+
+Decision: TypeAlias = Wait | Settle | NoteClear | Release | NoteContradiction | Hold | Resume
+
+REFUSALS_MAX: Final = 5
+"""After so many equal refusals of a swap nobody goes on asking: a person decides."""
 _ANSWERED = frozenset({PostOutcome.PAID, PostOutcome.PENDING, PostOutcome.REFUSED, PostOutcome.FAILED})
 _PLAIN_RELEASE = frozenset({PostOutcome.REFUSED, PostOutcome.FAILED})
 _NEVER_TRIED = frozenset({PostOutcome.NOT_SENT, PostOutcome.REFUSED})
@@ -121,7 +136,19 @@ def post_is_over(melt: Melt, inputs: Inputs, *, now: datetime, patience: Patienc
     A GET of the quote in the middle of a payment makes some mints roll it back wrongly, so after a lost answer only
     NUT-07 is asked until the inputs are SPENT (the payment is through) or the grace time is over.
     """
+    if inputs is Inputs.UNSPENT and _about_another_quote(melt):
+        return True
     return inputs in {Inputs.SPENT, Inputs.MIXED} or answered_or_late(melt, now, patience)
+
+
+def _about_another_quote(melt: Melt) -> bool:
+    """
+    Whether our POST was answered with "paid" or "being paid".
+
+    With inputs UNSPENT and the quote UNPAID that was said about another quote of the same invoice, so it was a no to
+    ours. With inputs or quote PENDING it was a second copy of our own request that was answered.
+    """
+    return melt.post is PostOutcome.AMBIGUOUS and melt.post_code in ANOTHERS
 
 
 def answered_or_late(melt: Melt, now: datetime, patience: Patience) -> bool:
@@ -155,7 +182,8 @@ def decide(  # one table, read from top to bottom
     """
     One decision from one look at the mint. ``quote`` is None where it was not asked or could not be read.
 
-    A HELD melt settles by itself when the contradiction is gone; it is never released by itself.
+    A HELD melt settles by itself when the contradiction is gone; it is never released by itself. One that was HELD because
+    the mint said nothing is followed again when it does.
     """
     inputs = summarise(melt, states)
     if quote is None:
@@ -172,9 +200,11 @@ def decide(  # one table, read from top to bottom
                 return Wait(reason="paid, and the mint has not yet marked the inputs")
             return _contradiction(melt, EventType.QUOTE_PAID_INPUTS_UNSPENT, now, patience)
         case QuoteState.PENDING:
-            return Wait(reason="the payment is under way")
-        case QuoteState.UNPAID:
-            pass
+            return Resume() if _held_for_want_of_words(melt) else Wait(reason="the payment is under way")
+        case QuoteState.UNKNOWN:
+            return Wait(reason="the mint gives the quote a state that no NUT knows", unknown=True)
+        case QuoteState.UNPAID | QuoteState.FAILED:
+            pass  # FAILED stands in no NUT for this: it is worth what UNPAID is
         case _:
             assert_never(quote.state)
     if inputs is Inputs.PENDING:
@@ -185,13 +215,19 @@ def decide(  # one table, read from top to bottom
         # No proof that nothing was paid: mints have said so after a payment that went out.
         return _contradiction(melt, EventType.QUOTE_UNPAID_INPUTS_SPENT, now, patience)
     if melt.state is MeltState.HELD:
-        return Wait(reason="held: a person decides")
+        return Resume() if _held_for_want_of_words(melt) else Wait(reason="held: a person decides")
     if melt.clear_since is None:
         return NoteClear()
     if (now - melt.clear_since).total_seconds() < patience.confirm_s:
         return Wait(reason="seen once as unpaid and unspent, confirming", forget=False)
     spent = tuple(ref.y for ref in melt.inputs if states[ref.y] is MintState.SPENT)
-    return Release(fence=melt.post not in _PLAIN_RELEASE, spent=spent)
+    fence = melt.post not in _PLAIN_RELEASE and not _about_another_quote(melt)
+    return Release(fence=fence, spent=spent)
+
+
+def _held_for_want_of_words(melt: Melt) -> bool:
+    """HELD because the mint said nothing clear: not by a contradiction, and not since it is not believed."""
+    return melt.state is MeltState.HELD and melt.contradiction == EventType.MELT_HELD
 
 
 def _contradiction(melt: Melt, event: EventType, now: datetime, patience: Patience) -> Decision:

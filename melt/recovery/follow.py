@@ -2,53 +2,46 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, assert_never
 
 import structlog
 
-from melt.drift import SEVERITIES
 from melt.errors import (
     Code,
     InvariantBroken,
-    LostRace,
     MintRejected,
-    StoreError,
-    StoreLostAfterPayment,
 )
 from melt.model import (
-    Action,
-    DriftType,
     EventType,
-    Finding,
     JournalKind,
     MeltState,
     MintState,
+    PostOutcome,
     QuoteState,
     ResolveAs,
 )
-from melt.recovery import alarms, contradictions
+from melt.recovery import alarms, contradictions, planning, settling, suspects
 from melt.recovery import decide as rules
 from melt.recovery.counters import FreshCounters
-from melt.recovery.signatures import collect_change
+from melt.recovery.keysets import signing_keyset
 from melt.recovery.swaps import (
     Swapped,
     SwapRefused,
     SwapTaken,
     SwapUnknown,
-    active_keyset,
     plan_amounts,
     run_swap,
 )
+from melt.refusals import BAD_PROOF, reason_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from melt.events import CriticalEvents
-    from melt.model import KeysetId, Melt, MeltId, MeltQuote, MintAlias, Resolution, Y
+    from melt.model import KeysetId, Melt, MeltId, MeltQuote, MintAlias, NewProof, Resolution, SwapPlan, Y
     from melt.ports import Clock, Mint, Outputs, Store, StoreThreads, Telemetry
-    from melt.recovery.signatures import Change
+    from melt.recovery.swaps import SwapOutcome
 
 _log = structlog.get_logger("melt.recovery")
 
@@ -58,10 +51,14 @@ UNDECIDED: Final[Mapping[str, None]] = {"resolution": None, "error_code": None, 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecoveryPolicy:
-    """Budgets of recovery, in seconds."""
+    """
+    Budgets of recovery, in seconds. ``unknown_s``: how long a mint may say nothing clear about a payment before the melt
+    is HELD with its event.
+    """
 
     patience: rules.Patience
     swap_timeout_s: float
+    unknown_s: float = 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,8 +137,10 @@ class Recovery:
         Inputs whose documents others have dropped are put back, unless the mint calls them SPENT. Raises MintError
         where there are such and it can't be asked.
         """
+        if melt.kind is not JournalKind.MELT:
+            code, detail = Code.CONCURRENT_OPERATION, "interrupted before its swap was planned"
         if melt.kind is JournalKind.RECLAIM:
-            return await self.release(melt, Code.CONCURRENT_OPERATION, "interrupted before its swap was planned", ())
+            return await self.release(melt, code, detail, ())
         strayed = await self.threads(lambda: self.store.strayed_inputs(melt))
         spent: tuple[Y, ...] = ()
         if strayed:
@@ -159,21 +158,14 @@ class Recovery:
         plan = melt.swap
         if plan is None:
             raise InvariantBroken(f"melt {melt.id} is SWAPPING without a plan")
-        outcome = await run_swap(
-            mint, self.outputs, self.store, self.threads, melt, plan, timeout_s=self.policy.swap_timeout_s
-        )
-        reclaim = melt.kind is JournalKind.RECLAIM
+        outcome = await self._run_swap(mint, melt, plan)
         match outcome:
             case Swapped(proofs=proofs):
-                if reclaim:
-                    done = await self.threads(lambda: self.store.finish_reclaim(melt, proofs))
-                    _log.info("reclaimed", melt_id=melt.id, mint=melt.mint, amount=plan.outputs.amount, unit=melt.unit)
-                    return done
-                keep, pay = proofs[: plan.keep], proofs[plan.keep :]
-                return await self.threads(lambda: self.store.finish_swap(melt, keep_proofs=keep, pay_proofs=pay))
+                return await self._swapped(melt, plan, proofs)
             case SwapRefused(mint_code=code):
-                detail = f"the mint refused the swap before the payment (code {code}); nothing was paid"
-                return await self.release(melt, Code.MINT_REJECTED, detail, ())
+                counted = await self._count_refusal(melt, code)
+                planned = await planning.anew(self, mint, counted, plan, code)
+                return planned or await self._release_unswapped(counted, code)
             case SwapTaken(spent=spent, pending=pending):
                 if pending:
                     return melt
@@ -183,10 +175,56 @@ class Recovery:
                     return melt
                 detail = "somebody else has spent the proofs; nothing was paid"
                 return await self.release(melt, Code.TOKEN_ALREADY_SPENT, detail, spent)
-            case SwapUnknown():
-                return melt
+            case SwapUnknown(mint_code=code):
+                if code is None:
+                    return melt
+                counted = await self._count_refusal(melt, code)
+                if counted.refusals < rules.REFUSALS_MAX:
+                    return counted
+                # Each was answered, and nothing was signed or taken: whatever the code means, it is a no.
+                return await self._release_unswapped(counted, code)
             case _:
                 assert_never(outcome)
+
+    async def _swapped(self, melt: Melt, plan: SwapPlan, proofs: Sequence[NewProof]) -> Melt:
+        match melt.kind:
+            case JournalKind.RECLAIM:
+                done = await self.threads(lambda: self.store.finish_reclaim(melt, proofs))
+            case JournalKind.TOGETHER:
+                done = await self.threads(lambda: self.store.finish_together(melt, proofs))
+            case JournalKind.MELT:
+                keep, pay = proofs[: plan.keep], proofs[plan.keep :]
+                return await self.threads(lambda: self.store.finish_swap(melt, keep_proofs=keep, pay_proofs=pay))
+            case _:
+                assert_never(melt.kind)
+        _log.info(
+            "swapped",
+            kind=melt.kind.value,
+            melt_id=melt.id,
+            mint=melt.mint,
+            amount=plan.outputs.amount,
+            fee=plan.fee,
+            unit=melt.unit,
+        )
+        return done
+
+    async def _release_unswapped(self, melt: Melt, mint_code: int) -> Melt:
+        reason = reason_of(mint_code)
+        code = Code.MINT_REJECTED if reason is None else reason.code
+        detail = f"the mint refused the swap before the payment (code {mint_code}); nothing was paid"
+        if reason is not None:
+            detail = f"{reason.text}: it refused the swap before the payment (code {mint_code}); nothing was paid"
+        return await self.release(melt, code, detail, ())
+
+    async def _run_swap(self, mint: Mint, melt: Melt, plan: SwapPlan) -> SwapOutcome:
+        return await run_swap(
+            mint, self.outputs, self.store, self.threads, melt, plan, timeout_s=self.policy.swap_timeout_s
+        )
+
+    async def _count_refusal(self, melt: Melt, mint_code: int) -> Melt:
+        """The same answer once more, with all inputs free; another one begins the count anew."""
+        refusals = melt.refusals + 1 if melt.refused_code == mint_code else 1
+        return await self._advance(melt, melt.state, refusals=refusals, refused_code=mint_code)
 
     # --- states in which it has, or may have ---
 
@@ -203,6 +241,10 @@ class Recovery:
         decision = rules.decide(melt, states, quote, now=asked_at, patience=self.policy.patience)
         following = MeltState.HELD if melt.state is MeltState.HELD else MeltState.PENDING
         match decision:
+            case rules.Resume():
+                return await self._resume(melt)
+            case rules.Wait(unknown=True) if self._is_late(melt):
+                return await self._hold(melt, EventType.MELT_HELD, contradiction=EventType.MELT_HELD.value)
             case rules.Wait(reason=reason, forget=forget):
                 self.waits[melt.id] = reason
                 seen_before = melt.clear_since is not None or melt.contradiction_since is not None
@@ -253,15 +295,32 @@ class Recovery:
             _log.warning("the mint does not tell the quote's state", melt_id=melt.id, quote_id=melt.quote_id)
             return None
 
-    async def _hold(self, melt: Melt, event: EventType) -> Melt:
+    async def _hold(self, melt: Melt, event: EventType, **changes: object) -> Melt:
         what = {
             EventType.QUOTE_PAID_INPUTS_UNSPENT: "the mint says that the invoice is paid, but honours the inputs",
             EventType.QUOTE_UNPAID_INPUTS_SPENT: "the mint says that the invoice is unpaid, but has taken the inputs",
-            EventType.MELT_HELD: "the mint says that nothing was paid, and it is not believed now",
+            EventType.MELT_HELD: "the mint says that nothing was paid, and it is not believed now"
+            if self.events.distrusted(melt.mint) is not None
+            else "the mint gives the payment a state that no NUT knows",
         }.get(event, "the mint contradicts itself")
-        held = await self._advance(melt, MeltState.HELD, error_code=Code.CRITICAL_MELT_FAILURE.value, error_detail=what)
+        held = await self._advance(
+            melt, MeltState.HELD, error_code=Code.CRITICAL_MELT_FAILURE.value, error_detail=what, **changes
+        )
         await self._tell_held(held)
         return held
+
+    def _is_late(self, melt: Melt) -> bool:
+        """Whether the mint has been saying nothing for so long that somebody should know; once."""
+        since = melt.posted_at or melt.created_at
+        late = (self.clock.now() - since).total_seconds() >= self.policy.unknown_s
+        return late and melt.state is not MeltState.HELD
+
+    async def _resume(self, melt: Melt) -> Melt:
+        """Followed again, unless the mint is not believed: then what it says now is no more than before."""
+        if self.events.distrusted(melt.mint) is not None:
+            return melt
+        await self.events.resolve(EventType.MELT_HELD, f"melt:{melt.id}", reason="the mint says something again")
+        return await self._advance(melt, MeltState.PENDING, clear_since=None, contradiction=None, **UNDECIDED)
 
     async def _hold_distrusted(self, melt: Melt) -> Melt:
         clear_s = 0.0 if melt.clear_since is None else (self.clock.now() - melt.clear_since).total_seconds()
@@ -281,7 +340,7 @@ class Recovery:
             return await self._advance(melt, MeltState.FENCING)
         # A plan with an input that somebody else took can't go through any more, nor can a late copy of it: plan anew.
         refs = tuple(ref for ref in melt.inputs if ref.y not in spent)
-        keyset = active_keyset(await mint.keysets(), melt.unit)
+        keyset = await signing_keyset(mint, melt.unit, now=self.clock.now())
         amounts, fee = await plan_amounts(mint, keyset, refs)
         if not amounts:
             # What is left is worth less than the fee for moving it: there is nothing to protect.
@@ -305,9 +364,7 @@ class Recovery:
         plan = melt.fence
         if plan is None:
             raise InvariantBroken(f"melt {melt.id} is FENCING without a plan")
-        outcome = await run_swap(
-            mint, self.outputs, self.store, self.threads, melt, plan, timeout_s=self.policy.swap_timeout_s
-        )
+        outcome = await self._run_swap(mint, melt, plan)
         match outcome:
             case Swapped(proofs=proofs):
                 done = await self.threads(lambda: self.store.finish_fence(melt, proofs))
@@ -324,12 +381,31 @@ class Recovery:
                 # The payment is alive after all, or somebody else took the inputs: follow the quote again. The plan
                 # stays, since this very swap may still arrive.
                 return await self._advance(melt, MeltState.PENDING, clear_since=None, **UNDECIDED)
-            case SwapRefused():
-                return await self._advance(melt, MeltState.PENDING, clear_since=None, fence=None, **UNDECIDED)
-            case SwapUnknown():
-                return melt
+            case SwapRefused(mint_code=code):
+                counted = await self._count_refusal(melt, code)
+                planned = await planning.anew(self, mint, counted, plan, code)
+                if planned is not None:
+                    return planned
+                back = await self._advance(counted, MeltState.PENDING, clear_since=None, fence=None, **UNDECIDED)
+                return await self._hold_refused(back)
+            case SwapUnknown(mint_code=code):
+                return melt if code is None else await self._hold_refused(await self._count_refusal(melt, code))
             case _:
                 assert_never(outcome)
+
+    async def _hold_refused(self, melt: Melt) -> Melt:
+        """A fence that is refused for ever is no reason to ask for ever: after REFUSALS_MAX of the same a person decides."""
+        if melt.refusals < rules.REFUSALS_MAX:
+            return melt
+        what = (
+            f"the mint has refused {melt.refusals} times, with code {melt.refused_code}, the swap that would make the "
+            "release final: nothing was paid, and the inputs stay reserved"
+        )
+        held = await self._advance(
+            melt, MeltState.HELD, error_code=Code.CRITICAL_MELT_FAILURE.value, error_detail=what, clear_since=None
+        )
+        await self._tell_held(held)
+        return held
 
     # --- ends ---
 
@@ -339,91 +415,23 @@ class Recovery:
 
         Raises MintError where the change can't be told yet, StoreUnavailable after raising the CRITICAL event.
         """
-        mint = self.mints[melt.mint]
         if melt.resolution is not None and melt.resolution.outcome is not ResolveAs.SETTLED:
             melt = await self._advance(melt, melt.state, **UNDECIDED)  # decided otherwise, and settled by itself
-        change = await collect_change(mint, self.outputs, melt, quote)
-        await alarms.check_surplus(self.events, melt, change)
-        preimage = await self._checked_preimage(melt, quote)
-        started = self.clock.monotonic()
-        try:
-            settled, _ = await self.threads(
-                lambda: self.store.settle(
-                    melt, change.proofs, shortfall=change.shortfall, fees_paid=change.fees_paid, preimage=preimage
-                )
-            )
-        except LostRace:
-            raise  # somebody else has moved the entry: read it again
-        except StoreError as error:
-            await alarms.lost_after_payment(self.events, melt, quote, change, error)
-            raise StoreLostAfterPayment("the mint has paid; the database has not been updated yet") from error
-        self.telemetry.melt_phase(melt.mint, "settle", self.clock.monotonic() - started)
-        await self._after_settling(melt, settled, change)
-        return settled
-
-    async def _after_settling(self, melt: Melt, settled: Melt, change: Change) -> None:
-        self.telemetry.amount_paid(melt.mint, melt.unit, melt.amount, change.fees_paid, change.shortfall)
-        subject = f"melt:{melt.id}"
-        if change.shortfall:
-            await self._book_shortfall(settled, change.shortfall)
-        for event in (
-            EventType.DB_FAILURE_AFTER_MINT_SUCCESS,
-            EventType.QUOTE_PAID_INPUTS_UNSPENT,
-            EventType.QUOTE_UNPAID_INPUTS_SPENT,
-        ):
-            contradicted = melt.contradiction == event and melt.resolution is None
-            if event is EventType.DB_FAILURE_AFTER_MINT_SUCCESS or contradicted:
-                await self.events.resolve(event, subject, reason="the melt has settled")
-
-    async def _book_shortfall(self, melt: Melt, shortfall: int) -> None:
-        drift = DriftType.CHANGE_SHORTFALL
-        finding = Finding(
-            type=drift,
-            severity=SEVERITIES[drift],
-            action=Action.RECORD,
-            subject=f"melt:{melt.id}",
-            npub=melt.npub,
-            mint=melt.mint,
-            unit=melt.unit,
-            value=shortfall,
-            token_id=melt.change_token_id,
-            ys=(),
-            evidence={"quote_id": melt.quote_id, "overpaid": melt.overpaid, "fee_reserve": melt.fee_reserve},
-        )
-        try:
-            await self.threads(lambda: self.store.record([finding]))
-        except StoreError:
-            _log.exception("a change shortfall could not be recorded", melt_id=melt.id, shortfall=shortfall)
-            return
-        self.telemetry.drift_found(drift, finding.severity, melt.mint)
-        self.telemetry.drift_alerting(drift, finding.severity, melt.mint)
-
-    async def _checked_preimage(self, melt: Melt, quote: MeltQuote) -> str | None:
-        """The preimage where it proves the payment; a wrong one is a CRITICAL event, the money counts as spent."""
-        if not quote.preimage or melt.payment_hash is None:
-            return None
-        try:
-            proves = hashlib.sha256(bytes.fromhex(quote.preimage)).hexdigest() == melt.payment_hash
-        except ValueError:
-            proves = False
-        if proves:
-            return quote.preimage
-        await self.events.open(
-            EventType.WRONG_PREIMAGE,
-            f"melt:{melt.id}",
-            mint=melt.mint,
-            detail="the mint says PAID with a preimage that does not belong to the invoice; the money counts as spent",
-            requires_manual_intervention=True,
-            evidence={"quote_id": melt.quote_id, "payment_hash": melt.payment_hash},
-        )
-        return None
+        return await settling.settle(self, melt, quote)
 
     async def _release_unpaid(self, melt: Melt, spent: tuple[Y, ...]) -> Melt:
         if spent:
             return await self.release(
                 melt, Code.TOKEN_ALREADY_SPENT, "some of the proofs were spent elsewhere; nothing was paid", spent
             )
-        return await self.release(melt, Code.PAYMENT_FAILED, "the Lightning payment failed; nothing was paid", ())
+        reason = None if melt.post is PostOutcome.FAILED else reason_of(melt.post_code)
+        if reason is None:
+            return await self.release(melt, Code.PAYMENT_FAILED, "the Lightning payment failed; nothing was paid", ())
+        detail = f"{reason.text} (code {melt.post_code}); nothing was paid"
+        released = await self.release(melt, reason.code, detail, ())
+        if melt.post_code in BAD_PROOF:
+            await suspects.sort_out(self, melt)
+        return released
 
     async def inputs_gone(self, melt: Melt, decision: Resolution) -> Melt:
         """End it as a person has decided: inputs gone, outcome unknown. The invoice stays claimed."""

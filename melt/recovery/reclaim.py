@@ -14,7 +14,8 @@ import structlog
 
 from melt.ecash import is_point
 from melt.model import InputRef, JournalKind, Melt, MeltId, MeltState
-from melt.recovery.swaps import active_keyset, plan_amounts
+from melt.recovery.keysets import has_expired, signing_keyset
+from melt.recovery.swaps import plan_amounts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,9 +32,10 @@ REFUSED_FOR: Final = timedelta(days=1)
 _LOOKED_AT: Final = 10
 
 
-def _can_be_swapped(proof: Proof, keyset: Keyset | None, unit: str) -> bool:
-    """Not what is locked, of no keyset of this unit, or no signature at all, which some mints answer with a 500."""
-    return not proof.is_locked and keyset is not None and keyset.unit == unit and is_point(proof.c)
+def _can_be_swapped(proof: Proof, keyset: Keyset | None, unit: str, now: datetime) -> bool:
+    """Not what is locked, of no keyset of this unit, of one that has ended, or no signature at all (some mints: a 500)."""
+    listed = keyset is not None and keyset.unit == unit and not has_expired(keyset, now)
+    return listed and not proof.is_locked and is_point(proof.c)
 
 
 async def _was_refused(recovery: Recovery, y: Y, now: datetime) -> bool:
@@ -55,18 +57,21 @@ async def reclaim(
     token: Token,
     ys: Sequence[Y],
     *,
-    warrant: Warrant,
+    warrant: Warrant | None,
     unit: str,
     actor: Actor,
     holder: str,
     clock: Clock,
-    entropy: Entropy,
+    entropy: Entropy | None,
     note: str | None = None,
+    entry_id: MeltId | None = None,
 ) -> Melt | None:
     """
-    Journal a reclaim of some proofs of ``token`` and take its first step. ``note`` goes into the audit.
+    Journal a reclaim of some proofs of ``token`` and take its first step. ``note`` goes into the audit. One of ``entropy`` and
+    ``entry_id`` names the entry.
 
-    It swaps proofs of a document that it doesn't reserve, so the journal lets it in by its ``warrant`` alone (I13).
+    It swaps proofs of a document that it doesn't reserve, so the journal lets it in by its ``warrant`` alone (I13); None is for
+    change that a melt of ours has stored apart as unproved.
 
     Returns:
         The entry (SETTLED when the swap went through at once), or None: the fee would eat the value, no proof can be
@@ -82,19 +87,23 @@ async def reclaim(
     refs = tuple(
         InputRef(token_id=token.id, y=proof.y, amount=proof.amount, keyset_id=proof.keyset_id)
         for proof in token.proofs
-        if proof.y in wanted and _can_be_swapped(proof, keysets.get(proof.keyset_id), unit)
+        if proof.y in wanted and _can_be_swapped(proof, keysets.get(proof.keyset_id), unit, clock.now())
     )
     if not refs or await _was_refused(recovery, refs[0].y, clock.now()):
         return None
-    keyset = active_keyset(keysets, unit)
+    keyset = await signing_keyset(mint, unit, now=clock.now())
     amounts, fee = await plan_amounts(mint, keyset, refs)
     if not amounts:
         _log.info("not worth reclaiming", token_id=token.id, mint=mint.alias, fee=fee, unit=unit)
         return None
     await recovery.fresh_counters(mint, keyset.id)
     now = clock.now()
+    if entry_id is None:
+        if entropy is None:
+            raise AssertionError("a reclaim without a name")
+        entry_id = MeltId(f"reclaim_{entropy.token(12)}")
     entry = Melt(
-        id=MeltId(f"reclaim_{entropy.token(12)}"),
+        id=entry_id,
         kind=JournalKind.RECLAIM,
         state=MeltState.RESERVED,
         rev=0,

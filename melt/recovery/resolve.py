@@ -244,6 +244,7 @@ async def _observe(recovery: Recovery, melt: Melt, holder: str, sight: Sight) ->
             contradiction_since=None,
             error_code=None,
             error_detail=None,
+            refusals=0,
             **posted,
         )
     )

@@ -254,7 +254,7 @@ class Engine:
                 self._not_started(running, error, request, mint)
                 return
             running.reserved.set_result(None)
-            await self._after_reservation(running, mint)
+            await self._after_reservation(running, mint, request.max_fee)
         except Exception:  # noqa: BLE001 - a task's outermost edge
             # The entry is in the journal: the watcher takes it to its end.
             _log.exception("melt left to recovery", mint=mint.alias)
@@ -280,12 +280,12 @@ class Engine:
             running.reserved.set_exception(error)
             running.reserved.exception()  # whoever waits gets it; nobody waiting is no reason to warn
 
-    async def _after_reservation(self, running: _Running, mint: Mint) -> None:
+    async def _after_reservation(self, running: _Running, mint: Mint, max_fee: int | None) -> None:
         if running.melt is None:
             raise AssertionError("reserved without an entry")
         melt = running.melt
         try:
-            melt = running.melt = await self._forward.exact(mint, melt)
+            melt = running.melt = await self._forward.exact(mint, melt, max_fee=max_fee)
             if melt.state in {MeltState.RESERVED, MeltState.READY}:
                 melt = running.melt = await self._forward.pay(mint, melt)
         except StoreUnavailable as error:

@@ -13,13 +13,22 @@ A failure before T1 leaves the database as it was. A failure after it leaves an 
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, assert_never
 
 import structlog
 
-from melt.errors import Code, InvariantBroken, LostRace, MintError, MintUnreachable, MintUntrusted, Refusal
+from melt.errors import (
+    Code,
+    InvariantBroken,
+    LostRace,
+    MintError,
+    MintRejected,
+    MintUnreachable,
+    MintUntrusted,
+    Refusal,
+)
 from melt.model import (
     Ambiguous,
     Melt,
@@ -30,28 +39,33 @@ from melt.model import (
     Refused,
     StillPending,
 )
-from melt.recovery.swaps import active_keyset, load_proofs
-from melt.saga.choice import NotEnough, choose
-from melt.selection import blank_count, input_fee, split_amount
+from melt.recovery.keysets import signing_keyset
+from melt.recovery.swaps import exact_amounts, load_proofs
+from melt.refusals import LIST_IS_OLD
+from melt.saga import gather, pricing
+from melt.saga.again import with_new_blanks
+from melt.saga.choice import NotEnough, TooMany, choose
+from melt.saga.gather import SwapsBefore
+from melt.saga.met import DriftMet
+from melt.selection import blank_count, input_fee
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 
     from melt.invoice import Invoice
-    from melt.model import Discrepancy, Keyset, KeysetId, MeltAnswer, MeltQuote, MintAlias, Token, TokenId
+    from melt.model import KeysetId, MeltAnswer, MeltQuote, MintAlias, MintInfo
     from melt.ports import Clock, Entropy, Mint, Outputs, Store, StoreThreads, Telemetry
-    from melt.preflight import Checked, Preflight
+    from melt.preflight import Preflight
     from melt.recovery import Recovery
     from melt.saga.admission import Gate
     from melt.saga.choice import Choice
     from melt.saga.request import MeltRequest
 
 _log = structlog.get_logger("melt.saga")
+
 RESELECT_MAX = 8
 """How often proofs are chosen anew after somebody else took them or the mint called them PENDING (I11)."""
 SWAP_STEPS_MAX = 3
-PROOFS_CHECKED_MAX = 1000
-"""How many proofs beyond the chosen ones a check asks about, where much of a wallet turned out to be in use (I11)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,14 +74,15 @@ class MeltPolicy:
     Budgets and limits of a melt. Seconds, and amounts in the melt's unit.
 
     ``swap_when_overpay_exceeds``: swap to exact change first where more than this would be locked beyond the fee
-    reserve; 0 means never. ``max_fee_percent`` and ``max_fee_floor`` bound the fee reserve that a mint may ask for.
+    reserve; 0 means never. ``max_fee_percent`` and ``max_fee_floor`` bound everything beyond the amount: the fee reserve, the
+    inputs' fees, and those of swaps before the payment.
     """
 
     post_timeout_s: float = 120.0
     reserve_wait_s: float = 20.0
     swap_when_overpay_exceeds: int = 0
     max_fee_percent: float = 5.0
-    max_fee_floor: int = 100
+    max_fee_floor: int = 20
     in_flight_max: int = 64
     in_flight_per_mint_max: int = 32
     in_flight_of_mint: Mapping[MintAlias, int] = field(default_factory=dict)
@@ -102,26 +117,30 @@ class Forward:
         Ask the mint for its price and check it.
 
         Raises:
-            Refusal: FEE_TOO_HIGH. MintUntrusted: the quoted amount is not the invoice's. MintError.
+            Refusal: FEE_TOO_HIGH, or what the mint does not do, by its settings or by its answer (:mod:`melt.refusals`).
+            MintUntrusted: the quoted amount is not the invoice's. MintError.
         """
         started = self.clock.monotonic()
         async with _within(self.policy.quote_timeout_s, "the quote"):
-            quote = await mint.melt_quote(invoice.text, request.unit)
+            info = await _announced(mint)
+            if info is not None:
+                pricing.check_announced(info, mint.alias, invoice, request.unit)
+            try:
+                quote = await mint.melt_quote(invoice.text, request.unit)
+            except MintRejected as error:
+                refused = pricing.refused_quote(error, info, mint.alias, request.unit)
+                raise (error if refused is None else refused) from error
         self.telemetry.melt_phase(mint.alias, "quote", self.clock.monotonic() - started)
-        amount = invoice.amount(request.unit)
-        if quote.amount != amount:
-            raise MintUntrusted(f"the mint quotes {quote.amount} {request.unit} for an invoice of {amount}")
-        allowed = max(self.policy.max_fee_floor, int(amount * self.policy.max_fee_percent / 100))
-        if request.max_fee is not None:
-            allowed = min(allowed, request.max_fee)
+        pricing.check_quote(quote, invoice, request.unit, mint.alias)
+        allowed = self._allowed(quote.amount, request.max_fee)
         if quote.fee_reserve > allowed:
-            raise Refusal(
-                Code.FEE_TOO_HIGH,
-                f"the mint reserves {quote.fee_reserve} {request.unit} for fees, at most {allowed} are allowed",
-                quote_id=quote.id,
-                hint="raise max_fee in the request, or melt.max_fee_percent in the configuration",
-            )
+            raise pricing.too_dear(request, quote, 0, allowed)
         return quote
+
+    def _allowed(self, amount: int, max_fee: int | None) -> int:
+        return pricing.fees_allowed(
+            amount, max_fee, percent=self.policy.max_fee_percent, floor=self.policy.max_fee_floor
+        )
 
     async def reserve(
         self, mint: Mint, request: MeltRequest, invoice: Invoice, quote: MeltQuote, gate: Gate, melt_id: MeltId
@@ -139,30 +158,80 @@ class Forward:
         """
         need = quote.amount + quote.fee_reserve
         deadline = self.clock.monotonic() + self.policy.reserve_wait_s
+        swaps, drift = SwapsBefore(), DriftMet()
         while True:
             changed = gate.changed
             try:
                 async with gate.lock:
-                    return await self._choose_and_reserve(mint, request, invoice, quote, gate, melt_id)
+                    try:
+                        return await self._choose_and_reserve(
+                            mint, request, invoice, quote, gate, melt_id, swaps, drift
+                        )
+                    except TooMany as many:
+                        await self._gather(mint, request, quote, melt_id, many, swaps, drift)
+                        continue
             except NotEnough as short:
                 left = deadline - self.clock.monotonic()
-                if left <= 0 or short.available + sum(gate.coming_back.values()) < need:
+                coming = sum(gate.coming_back.values())
+                if left <= 0 or not coming or short.available + coming < need:
                     raise
                 gate.waiting += 1
                 try:
                     await self.clock.wait(changed, left)
                 finally:
                     gate.waiting -= 1
+                drift = DriftMet()  # what was out may be in again
+
+    async def _gather(
+        self,
+        mint: Mint,
+        request: MeltRequest,
+        quote: MeltQuote,
+        melt_id: MeltId,
+        many: TooMany,
+        swaps: SwapsBefore,
+        drift: DriftMet,
+    ) -> None:
+        """See :func:`melt.saga.gather.swap_smallest`. Raises ``many`` where no swap would help."""
+        async with _within(self.policy.preflight_timeout_s, "what a swap needs"):
+            info, keysets = await mint.info(), await mint.keysets()
+        fee_max = self._allowed(quote.amount, request.max_fee) - quote.fee_reserve - swaps.fees
+        await gather.swap_smallest(
+            self.recovery,
+            self.preflight,
+            mint,
+            request,
+            many,
+            need=quote.amount + quote.fee_reserve,
+            limit=min(info.inputs_max or info.max_array_length, info.max_array_length),
+            ppk={k: v.input_fee_ppk for k, v in keysets.items()},
+            fee_max=fee_max,
+            swaps=swaps,
+            drift=drift,
+            melt_id=melt_id,
+            holder=self.holder,
+        )
 
     async def _choose_and_reserve(
-        self, mint: Mint, request: MeltRequest, invoice: Invoice, quote: MeltQuote, gate: Gate, melt_id: MeltId
+        self,
+        mint: Mint,
+        request: MeltRequest,
+        invoice: Invoice,
+        quote: MeltQuote,
+        gate: Gate,
+        melt_id: MeltId,
+        swaps: SwapsBefore,
+        drift: DriftMet,
     ) -> Melt:
-        async with _within(self.policy.preflight_timeout_s, "its keysets"):
-            keysets = await mint.keysets()
+        async with _within(self.policy.preflight_timeout_s, "its settings"):
             info = await mint.info()
-        drift = _DriftMet()
+        allowed = self._allowed(quote.amount, request.max_fee) - swaps.fees
         for attempt in range(RESELECT_MAX):
-            tokens = await self.threads(lambda: self.store.spendable(request.npub, (mint.url,), request.unit))
+            tokens = await self.threads(lambda: self.store.spendable(request.npub, (mint.url,)))
+            async with _within(self.policy.preflight_timeout_s, "its keysets"):
+                held = {proof.keyset_id for token in tokens for proof in token.proofs}
+                keysets = await mint.keysets_with(held)
+                denominations = await _denominations(mint, held & set(keysets))
             try:
                 choice = await choose(
                     self.store,
@@ -171,16 +240,19 @@ class Forward:
                     keysets=keysets,
                     unit=request.unit,
                     need=quote.amount + quote.fee_reserve,
-                    inputs_max=info.max_array_length,
+                    inputs_max=min(info.inputs_max or info.max_array_length, info.max_array_length),
                     met=drift.records,
                     out=frozenset(drift.out),
                     now=self.clock.now(),
+                    denominations=denominations,
+                    fee_max=allowed - quote.fee_reserve,
                 )
             except NotEnough as short:
                 if drift.corrected:
                     raise drift.refusal(short, request.unit) from short
                 raise
-            self._check_fee(request, quote, choice)
+            if quote.fee_reserve + choice.selection.input_fee > allowed:
+                raise pricing.too_dear(request, quote, choice.selection.input_fee + swaps.fees, allowed + swaps.fees)
             started = self.clock.monotonic()
             async with _within(self.policy.preflight_timeout_s, "the states of the proofs"):
                 looked = drift.to_check(choice.tokens, tokens)
@@ -191,7 +263,7 @@ class Forward:
                 continue
             started = self.clock.monotonic()
             try:
-                reserved = await self._commit(mint, request, invoice, quote, choice, melt_id, keysets=keysets)
+                reserved = await self._commit(mint, request, invoice, quote, choice, melt_id)
             except LostRace:
                 if attempt + 1 == RESELECT_MAX:
                     raise
@@ -204,15 +276,6 @@ class Forward:
             Code.CONCURRENT_OPERATION, "the wallet's proofs are being used by other operations", hint="retry shortly"
         )
 
-    def _check_fee(self, request: MeltRequest, quote: MeltQuote, choice: Choice) -> None:
-        if request.max_fee is not None and quote.fee_reserve + choice.selection.input_fee > request.max_fee:
-            raise Refusal(
-                Code.FEE_TOO_HIGH,
-                f"fee reserve {quote.fee_reserve} and input fee {choice.selection.input_fee} {request.unit} "
-                f"exceed max_fee {request.max_fee}",
-                quote_id=quote.id,
-            )
-
     async def _commit(
         self,
         mint: Mint,
@@ -221,10 +284,8 @@ class Forward:
         quote: MeltQuote,
         choice: Choice,
         melt_id: MeltId,
-        *,
-        keysets: Mapping[KeysetId, Keyset],
     ) -> Melt:
-        """T1."""
+        """T1. What it takes to store the change is had before it."""
         now = self.clock.now()
         first = next(iter(choice.tokens.values()))
         intent = Melt(
@@ -255,9 +316,11 @@ class Forward:
             updated_at=now,
         )
         blanks = blank_count(intent.overpaid)
-        keyset = active_keyset(keysets, request.unit) if blanks else None
-        if keyset is not None:
-            await self.recovery.fresh_counters(mint, keyset.id)
+        keyset = None
+        if blanks:
+            async with _within(self.policy.preflight_timeout_s, "the keys of its change"):
+                keyset = await signing_keyset(mint, request.unit, now=now)
+                await self.recovery.fresh_counters(mint, keyset.id)
         reserved = await self.threads(
             lambda: self.store.reserve(
                 intent, blanks=None if keyset is None else (keyset.id, blanks), seed_id=self.outputs.seed_id
@@ -268,15 +331,19 @@ class Forward:
 
     # --- after T1 ---
 
-    async def exact(self, mint: Mint, melt: Melt) -> Melt:
-        """Swap to exact amounts first where paying as it is would lock too much; READY, or ended, or SWAPPING still."""
+    async def exact(self, mint: Mint, melt: Melt, *, max_fee: int | None = None) -> Melt:
+        """
+        Swap to exact amounts first where paying as it is would lock too much; READY, or ended, or SWAPPING still.
+
+        Not where the swap would cost more than everything beyond the amount may (``max_fee`` is the caller's bound).
+        """
         limit = self.policy.swap_when_overpay_exceeds
         if not limit or melt.overpaid - melt.fee_reserve <= limit:
             return melt
         if await self._is_disturbed(melt):
             return await self._leave(mint, melt)
         started = self.clock.monotonic()
-        planned = await self._plan_exact(mint, melt)
+        planned = await self._plan_exact(mint, melt, self._allowed(melt.amount, max_fee))
         if planned is None:
             return melt
         for _ in range(SWAP_STEPS_MAX):
@@ -296,42 +363,36 @@ class Forward:
         detail = "another writer changed the reserved documents before the payment was sent; nothing was paid"
         return await self.recovery.never_sent(mint, melt, Code.CONCURRENT_OPERATION, detail)
 
-    async def _plan_exact(self, mint: Mint, melt: Melt) -> Melt | None:
-        keysets = await mint.keysets()
-        keyset = active_keyset(keysets, melt.unit)
-        denominations = list(await mint.keys(keyset.id))
-        fee = input_fee([ref.keyset_id for ref in melt.inputs], {k: v.input_fee_ppk for k, v in keysets.items()})
-        pay: tuple[int, ...] = ()
-        for _ in range(8):  # the pay proofs' own input fee depends on how many they are; it settles at once
-            pay_fee = -(-keyset.input_fee_ppk * len(pay) // 1000)
-            again = split_amount(melt.amount + melt.fee_reserve + pay_fee, denominations)
-            if len(again) == len(pay):
-                pay = again
-                break
-            pay = again
-        keep_amount = melt.inputs_amount - fee - sum(pay)
-        if keep_amount <= 0:
+    async def _plan_exact(self, mint: Mint, melt: Melt, allowed: int) -> Melt | None:
+        keyset = await signing_keyset(mint, melt.unit, now=self.clock.now())
+        amounts = await exact_amounts(mint, keyset, melt.inputs, melt.amount + melt.fee_reserve)
+        if amounts is None:
             return None
-        keep = split_amount(keep_amount, denominations)
+        mint_fees = amounts.fee + -(-keyset.input_fee_ppk * len(amounts.pay) // 1000)
+        if melt.fee_reserve + mint_fees > allowed:
+            return None
         await self.recovery.fresh_counters(mint, keyset.id)
         return await self.threads(
             lambda: self.store.plan_swap(
                 melt,
                 MeltState.SWAPPING,
                 inputs=melt.inputs,
-                amounts=(*keep, *pay),
-                keep=len(keep),
-                fee=fee,
+                amounts=(*amounts.keep, *amounts.pay),
+                keep=len(amounts.keep),
+                fee=amounts.fee,
                 keyset_id=keyset.id,
                 seed_id=self.outputs.seed_id,
                 fence=False,
             )
         )
 
-    async def pay(self, mint: Mint, melt: Melt) -> Melt:
+    async def pay(self, mint: Mint, melt: Melt, *, again: bool = True) -> Melt:
         """
         The one POST of this melt (I1), and what follows from its answer: SETTLED, or PENDING for the watcher. It does not
         leave where another writer has taken a reserved document for itself: then the melt is released.
+
+        A refusal that is about keysets is no attempt to pay: once (``again``) it is sent with outputs of the keyset that
+        the mint signs with now (:mod:`melt.saga.again`).
 
         Raises:
             StoreUnavailable: nothing was sent (the entry is RESERVED, READY or MELTING), or T3 could not be committed
@@ -341,6 +402,9 @@ class Forward:
         if melt.post is not PostOutcome.NOT_SENT:
             raise InvariantBroken(f"melt {melt.id} was sent before ({melt.post}) and would be sent again (I1)")
         if await self._is_disturbed(melt):
+            if melt.state is MeltState.MELTING:
+                # It was refused before any payment, and is not sent once more: it ends like any other refusal.
+                return await self._note_answer(melt, PostOutcome.REFUSED, melt.post_code)
             return await self._leave(mint, melt)
         proofs = await load_proofs(self.store, self.threads, melt, melt.inputs)
         blanks = self.outputs.blinded(melt.blanks) if melt.blanks is not None else ()
@@ -364,6 +428,14 @@ class Forward:
             except MintError:
                 return await self._note_answer(melting, PostOutcome.PAID, None)
         outcome, code = _outcome(answer)
+        if outcome is PostOutcome.REFUSED and code in LIST_IS_OLD:
+            refused = await self.threads(
+                lambda: self.store.advance(melting, MeltState.MELTING, post=outcome, post_code=code)
+            )
+            renewed = await with_new_blanks(self.recovery, mint, refused) if again else None
+            if renewed is not None:
+                return await self.pay(mint, renewed, again=False)
+            melting = refused
         return await self._note_answer(melting, outcome, code)
 
     async def _note_answer(self, melting: Melt, outcome: PostOutcome, code: int | None) -> Melt:
@@ -372,48 +444,21 @@ class Forward:
         return noted
 
 
-@dataclass(slots=True)
-class _DriftMet:
-    """What the checks of one request have found in its way so far."""
+async def _announced(mint: Mint) -> MintInfo | None:
+    """What the mint says of itself; None where it does not say it, which forbids nothing."""
+    try:
+        return await mint.info()
+    except MintRejected:
+        return None
 
-    out: set[TokenId] = field(default_factory=set)
-    records: list[Discrepancy] = field(default_factory=list)
-    corrected: int = 0
-    rounds: int = 0
 
-    def to_check(self, chosen: Mapping[TokenId, Token], tokens: Sequence[Token]) -> Mapping[TokenId, Token]:
-        """
-        The documents that are asked about: those that were chosen, and once that failed twice the others, too.
-
-        A wallet much of which somebody else has spent would else be asked about a few documents at a time, round after round.
-        """
-        if self.rounds < 2:
-            return chosen
-        wider = dict(chosen)
-        proofs = sum(len(token.proofs) for token in chosen.values())
-        for token in tokens:
-            proofs += len(token.proofs)
-            if proofs > PROOFS_CHECKED_MAX:
-                break
-            if token.id not in self.out:
-                wider[token.id] = token
-        return wider
-
-    def meet(self, checked: Checked) -> None:
-        """These documents are out."""
-        self.out |= checked.out
-        self.records += checked.records
-        self.corrected += checked.corrected
-        self.rounds += 1
-
-    def refusal(self, short: NotEnough, unit: str) -> Refusal:
-        """The money does not reach because of what was marked spent a moment ago."""
-        return Refusal(
-            Code.HIGH_SEVERITY_DISCREPANCIES,
-            f"proofs worth {self.corrected} {unit} that were counted as unspent are already spent at the mint; they have "
-            f"been corrected, and {short.available} {unit} can be used now",
-            hint="the balance is right now: ask for less, or fund the wallet",
-        )
+async def _denominations(mint: Mint, ids: Iterable[KeysetId]) -> dict[KeysetId, Collection[int]]:
+    """The amounts of the keysets whose keys can be had; the others' proofs are taken as they are."""
+    found: dict[KeysetId, Collection[int]] = {}
+    for keyset_id in sorted(ids):
+        with suppress(MintRejected, MintUntrusted):
+            found[keyset_id] = await mint.keys(keyset_id)
+    return found
 
 
 @asynccontextmanager

@@ -253,7 +253,7 @@ class Watcher:
         moved = after.rev != melt.rev
         await self._tell_of_standing(after, refused, got_on=got_on)
         now = self._clock.monotonic()
-        due.looks = 0 if moved else due.looks + 1
+        due.looks = after.refusals or (0 if moved else due.looks + 1)
         due.at, due.looked_at = now + self._delay(after, due.looks, moved=moved), now
         nudged = self._due.get(melt.id)
         if nudged is not None and nudged is not due:  # while we looked: it keeps the least distance all the same
@@ -299,7 +299,7 @@ class Watcher:
         if stuck_looks := self._standing.looks(melt.id):
             backed_off = policy.delay_max_s * policy.factor ** min(stuck_looks, LOOKS_COUNTED_MAX)
             return min(policy.stuck_delay_max_s, backed_off) * self._entropy.uniform(0.8, 1.0)
-        if moved and melt.state in {MeltState.FENCING, MeltState.SWAPPING}:
+        if moved and melt.state in {MeltState.FENCING, MeltState.SWAPPING} and not melt.refusals:
             return 0.0
         if melt.clear_since is not None or melt.contradiction_since is not None:
             return max(policy.look_min_s, policy.confirm_s)

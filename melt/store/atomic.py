@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from melt.audit import melt_operation
 from melt.errors import Code, InvariantBroken, LostRace, StoreError
 from melt.model import (
+    OPEN_DISCREPANCY,
     AtomicResult,
+    DiscrepancyState,
+    DriftType,
     MeltState,
     Owner,
     TokenId,
@@ -16,18 +20,23 @@ from melt.model import (
 )
 from melt.store.altered import Ending, record_altered
 from melt.store.core import new_mark
+from melt.store.door import UNPROVED
 from melt.store.faults import AlreadyDone, store_method
+from melt.store.findings import close_update
 from melt.store.inputs import ys_by_token
 from melt.store.melts import Melts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from datetime import datetime
 
     from pymongo.client_session import ClientSession
 
     from melt.model import Actor, Melt, MeltId, NewProof
+    from melt.store.connect import Document
     from melt.store.ledger import Held, Ledger
 
+_NOT_ENDED = sorted({*OPEN_DISCREPANCY, DiscrepancyState.ACKNOWLEDGED})
 SOURCES_MAX = 1000
 """The most documents that one transaction may spend (I11)."""
 SPENT, KEEP, CHANGE = "melt_settled", "melt_keep", "melt_change"
@@ -39,7 +48,14 @@ class AtomicMelts(Melts):
 
     @store_method
     def settle(
-        self, melt: Melt, change: Sequence[NewProof], *, shortfall: int, fees_paid: int, preimage: str | None
+        self,
+        melt: Melt,
+        change: Sequence[NewProof],
+        *,
+        shortfall: int,
+        fees_paid: int,
+        preimage: str | None,
+        unproved: Sequence[NewProof] = (),
     ) -> tuple[Melt, AtomicResult]:
         """
         T3; see :meth:`melt.ports.Store.settle`. A repeated call answers what the first one did.
@@ -63,6 +79,7 @@ class AtomicMelts(Melts):
                 "error_code": None,
                 "error_detail": None,
             },
+            unproved_proofs=unproved,
         )
         settled = self._present(melt.id, MeltState.SETTLED)
         check_books(
@@ -82,6 +99,7 @@ class AtomicMelts(Melts):
         actor: Actor,
         melt: Melt | None = None,
         journal_changes: Mapping[str, object] | None = None,
+        unproved_proofs: Sequence[NewProof] = (),
     ) -> AtomicResult:
         """
         T3: sources spent, keep and change stored as ``<tx>_keep`` and ``<tx>_melt_change``, all or nothing.
@@ -129,6 +147,14 @@ class AtomicMelts(Melts):
                 parent=transaction_id,
                 status=TokenStatus.UNSPENT,
                 reason=CHANGE,
+            )
+            ledger.store_new(
+                owner,
+                unproved_proofs,
+                name=f"{transaction_id}_unproved",
+                parent=transaction_id,
+                status=TokenStatus.FAILED,
+                reason=UNPROVED,
             )
             ledger.finish()
             if melt is not None and ending is not None:
@@ -203,6 +229,35 @@ class AtomicMelts(Melts):
 
     # --- parts ---
 
+    def _book_late_change(
+        self, session: ClientSession, melt: Melt, late: int, made: TokenId, mark: str, now: datetime
+    ) -> tuple[int, int]:
+        """
+        Change that comes after the settlement (I5): it makes up the shortfall first, what is above that was taken for a fee.
+
+        How much of the shortfall is paid by it, and how much is left.
+        """
+        paid = min(late, melt.shortfall)
+        gone = {"unaccounted": melt.unaccounted - late, "fees_paid": None} if melt.inputs_gone else {}
+        changes: dict[str, Any] = {
+            "change_amount": melt.change_amount + late,
+            "shortfall": melt.shortfall - paid,
+            "fees_paid": max(0, (melt.fees_paid or 0) - (late - paid)),
+            "change_token_id": melt.change_token_id or made,
+            **gone,
+        }
+        after = replace(melt, **changes)
+        check_books(after, change=after.change_amount, shortfall=after.shortfall, fees_paid=after.fees_paid or 0)
+        self._move(session, melt, melt.state, changes, mark, now)
+        if paid:
+            record = {"_id": f"{DriftType.CHANGE_SHORTFALL}:melt:{melt.id}", "state": {"$in": _NOT_ENDED}}
+            update: Document = {"$set": {"value": after.shortfall, "last_seen": now}}
+            if after.shortfall == 0:
+                update = close_update(DiscrepancyState.CORRECTED, now)
+            update["$inc"] = {"evidence.came_back": late}
+            self._c.discrepancies.update_one(record, update, session=session)
+        return paid, after.shortfall
+
     def _present(self, melt_id: MeltId, state: MeltState | None) -> Melt:
         found = self._one({"_id": str(melt_id)})
         if found is None or (state is not None and found.state is not state):
@@ -248,6 +303,7 @@ class AtomicMelts(Melts):
             melt_change_token_id=first.get(CHANGE),
             melt_change_amount=sum(amount for _, why, amount in made if why == CHANGE),
             operations=entries,
+            unproved_token_id=first.get(UNPROVED),
         )
 
 
@@ -269,6 +325,7 @@ def _result(ledger: Ledger) -> AtomicResult:
         melt_change_token_id=change[0].token_id if change else None,
         melt_change_amount=sum(entry.amount for entry in change),
         operations=ledger.writes,
+        unproved_token_id=next((entry.token_id for entry in ledger.entries if entry.reason == UNPROVED), None),
     )
 
 

@@ -47,7 +47,7 @@ from melt.model import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from melt.store.connect import Document
 
@@ -100,6 +100,27 @@ def amount_of(value: object) -> int | None:
     if isinstance(value, str):
         return whole_number(int(value)) if _DIGITS.fullmatch(value) else None
     return whole_number(value)
+
+
+def summed(value: object) -> int:
+    """
+    A sum that the database made of amounts, at most AMOUNT_MAX: one senseless amount must not take the others' sums away.
+
+    Such sums are made of decimals (``$toDecimal``): servers answer an overflow of 64 bits in different ways, or not at all.
+    """
+    if isinstance(value, Decimal128):
+        decimal = value.to_decimal()
+        if decimal.is_nan():
+            return 0
+        return AMOUNT_MAX if decimal >= AMOUNT_MAX else max(0, int(decimal))
+    if isinstance(value, int | float) and not isinstance(value, bool) and value == value:  # noqa: PLR0124 - NaN
+        return AMOUNT_MAX if value >= AMOUNT_MAX else max(0, int(value))
+    return 0
+
+
+def at_most(sums: Mapping[str, int]) -> dict[str, int]:
+    """Sums as they can be stored: 64 bits hold AMOUNT_MAX."""
+    return {name: min(value, AMOUNT_MAX) for name, value in sums.items()}
 
 
 def token_id_of(raw_id: object) -> TokenId:
@@ -262,7 +283,7 @@ def _proof(raw: object) -> Proof | str:
         secret=str(secret),
         c=_lower_hex(str(c)),
         y=y,
-        witness=witness if isinstance(witness, str) else None,
+        witness=witness if isinstance(witness, str) and witness.strip() else None,
         dleq=_dleq(raw.get("dleq")),
     )
 
@@ -280,6 +301,11 @@ def _lower_hex(text: str) -> str:
 def _keyset_id(text: str) -> KeysetId:
     """As a mint writes it (NUT-02): hex in lower case; the base64 ids of old mints mean something else in each case."""
     return KeysetId(_lower_hex(text) if len(text) in _HEX_KEYSET_ID_CHARS else text)
+
+
+def keyset_id_of(value: object) -> KeysetId:
+    """A proof's keyset id as it is read; empty for what is none."""
+    return _keyset_id(value) if isinstance(value, str) else KeysetId("")
 
 
 def _dleq(raw: object) -> Dleq | None:

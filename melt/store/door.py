@@ -11,7 +11,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from melt.errors import LostRace
-from melt.model import OPEN_DISCREPANCY, Action, DiscrepancyState
+from melt.model import OPEN_DISCREPANCY, Action, DiscrepancyState, TokenStatus
+
+UNPROVED = "melt_unproved"
+"""The reason by which the audit tells that T3 stored change apart, since nothing proves it."""
 
 if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
@@ -44,6 +47,19 @@ def pass_door(
         return
     msg = f"discrepancy {warrant.discrepancy_id} has not settled"
     raise LostRace(msg)
+
+
+def is_unproved_change(collections: Collections, session: ClientSession, token: Token) -> bool:
+    """
+    Whether ``token`` is change that a melt of ours has stored apart and nobody has touched since.
+
+    It was made ``failed`` by T3, of signatures that nobody else has ever seen, so that no other writer may need it: whether it
+    is money is asked with a swap at once (:mod:`melt.recovery.settling`), without a record that settles first.
+    """
+    made = collections.audit.find_one({"token_id": str(token.id), "reason": UNPROVED}, session=session)
+    if made is None or token.status is not TokenStatus.FAILED:
+        return False
+    return {str(y) for y in made["ys"]} == {str(proof.y) for proof in token.proofs} and made["npub"] == token.npub
 
 
 def _has_settled(record: Document, token: Token, settle: SettlePolicy) -> bool:

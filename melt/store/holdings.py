@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from melt.model import Holder, TokenStatus, TransactionType
 from melt.store.core import Core, in_batches
-from melt.store.documents import token_id_of
+from melt.store.documents import raw_ids, token_id_of
 from melt.store.faults import store_method
 from melt.store.tokens import stored_forms
 from melt.store.tour import MongoTour
@@ -75,6 +75,19 @@ class Holdings(Core):
                 holder = _holder(raw)
                 for secret in wanted & _secrets_of(raw):
                     found.setdefault(secret, []).append(holder)
+        return found
+
+    @store_method
+    def wallet_units(self, wallet_ids: Sequence[str]) -> Mapping[str, str]:
+        """See :meth:`melt.ports.Holdings.wallet_units`."""
+        found: dict[str, str] = {}
+        for batch in in_batches(wallet_ids, SECRETS_PER_LOOK):
+            wanted = [raw_id for wallet_id in batch for raw_id in raw_ids(wallet_id)]
+            for wallet in self._c.wallets.find({"_id": {"$in": wanted}}, {"wallet_config.unit": 1}):
+                config = wallet.get("wallet_config")
+                unit = config.get("unit") if isinstance(config, dict) else None
+                if isinstance(unit, str) and unit:
+                    found[str(wallet["_id"])] = unit
         return found
 
     def strays(self, mint_urls: Sequence[str], *, homeless: bool) -> Tour:

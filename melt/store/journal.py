@@ -167,6 +167,8 @@ def _read_melt(document: Document) -> Melt:
         resolution=_resolution(get("resolution")),
         note=get("note"),
         altered=_altered(get("altered") or ()),
+        refusals=int(get("refusals", 0)),
+        refused_code=_int_or_none(get("refused_code")),
         actor=read_actor(document["actor"]),
         created_at=record_time(document["created_at"]),
         updated_at=record_time(document["updated_at"]),

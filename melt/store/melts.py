@@ -20,6 +20,7 @@ from melt.model import (
     MeltState,
     MintAlias,
     OutputPlan,
+    PostOutcome,
     Reservation,
     SwapPlan,
     Token,
@@ -30,7 +31,7 @@ from melt.model import (
 )
 from melt.store.core import Core, bounded, in_batches, new_mark
 from melt.store.documents import raw_ids, read_token
-from melt.store.door import pass_door
+from melt.store.door import is_unproved_change, pass_door
 from melt.store.faults import Retry, key_of, store_method
 from melt.store.inputs import raw_of, ys_by_token
 from melt.store.journal import MELT_FIELDS, held_ys, melt_document, melt_update, read_melt
@@ -180,7 +181,7 @@ class Melts(Core):
         entry = melt
         if blanks is not None:
             entry = replace(entry, blanks=self._take_counters(session, seed_id, blanks[0], (0,) * blanks[1]))
-        if melt.kind is JournalKind.MELT:
+        if melt.kind is not JournalKind.RECLAIM:
             entry, proofs = self._reserve_inputs(session, entry)
         else:
             # It writes no document yet, but its swap at the mint comes next and must not begin while meltd observes.
@@ -279,8 +280,8 @@ class Melts(Core):
     def _require_warrant(self, session: ClientSession, melt: Melt, warrant: Warrant | None) -> None:
         """A reclaim swaps proofs of a document that it doesn't reserve: it passes the door like any correction (I13)."""
         if warrant is None:
-            msg = f"reclaim {melt.id} comes without a warrant"
-            raise InvariantBroken(msg)
+            self._require_unproved(session, melt)
+            return
         for raw in self._c.tokens.find({"_id": {"$in": list(raw_ids(warrant.token_id))}}, session=session):
             token = read_token(raw)
             if isinstance(token, Token) and {ref.token_id for ref in melt.inputs} == {token.id}:
@@ -288,6 +289,16 @@ class Melts(Core):
                 return
         msg = f"token {warrant.token_id} is gone, can't be read, or is not what reclaim {melt.id} is about"
         raise LostRace(msg)
+
+    def _require_unproved(self, session: ClientSession, melt: Melt) -> None:
+        """Without a warrant a reclaim is about unproved change that we have stored ourselves, and about nothing else."""
+        ids = {ref.token_id for ref in melt.inputs}
+        raw = [raw_id for token_id in ids for raw_id in raw_ids(token_id)]
+        found = [read_token(one) for one in self._c.tokens.find({"_id": {"$in": raw}}, session=session)]
+        ours = [one.id for one in found if isinstance(one, Token) and is_unproved_change(self._c, session, one)]
+        if set(ours) != ids:
+            msg = f"reclaim {melt.id} comes without a warrant"
+            raise InvariantBroken(msg)
 
     def _refuse_shared(self, session: ClientSession, melt: Melt) -> None:
         """
@@ -366,6 +377,25 @@ class Melts(Core):
             outputs = self._take_counters(session, seed_id, keyset_id, tuple(amounts))
             plan = SwapPlan(inputs=tuple(inputs), outputs=outputs, keep=keep, fee=fee)
             return self._move(session, melt, to, {"fence" if fence else "swap": plan}, mark, now)
+
+        return self._run_alone(work)
+
+    @store_method
+    def renew_blanks(self, melt: Melt, *, keyset_id: KeysetId, count: int, seed_id: str) -> Melt:
+        """See :meth:`melt.ports.Store.renew_blanks`."""
+        if melt.state is not MeltState.MELTING or melt.post is not PostOutcome.REFUSED:
+            msg = f"melt {melt.id} was not refused before its payment, so it is not sent again (I1)"
+            raise InvariantBroken(msg)
+        mark = new_mark()
+        now = self._now()
+
+        def work(session: ClientSession) -> Melt:
+            done = self._moved_already(session, melt, mark)
+            if done is not None:
+                return done
+            blanks = self._take_counters(session, seed_id, keyset_id, (0,) * count)
+            changes = {"blanks": blanks, "post": PostOutcome.NOT_SENT, "posted_at": None}
+            return self._move(session, melt, MeltState.MELTING, changes, mark, now)
 
         return self._run_alone(work)
 

@@ -20,6 +20,7 @@ from melt.model import (
     Y,
 )
 from melt.store.core import Core, bounded
+from melt.store.documents import at_most
 from melt.store.faults import Retry, store_method
 from melt.store.journal import moment, read_actor, record_time
 from melt.store.leases import read_fence
@@ -151,10 +152,11 @@ class Records(Core):
             "corrected": dict(record.corrected),
             "error": record.error,
             "sampled": record.sampled,
-            "owed": dict(record.owed),
-            "honoured": dict(record.honoured),
+            "owed": at_most(record.owed),
+            "honoured": at_most(record.honoured),
             "solvency": [
-                {"unit": one.unit, "owed": one.owed, "honoured": one.honoured, "at": one.at} for one in record.solvency
+                {"unit": one.unit, **at_most({"owed": one.owed, "honoured": one.honoured}), "at": one.at}
+                for one in record.solvency
             ],
             "first_seen": record.first_seen,
             "passing": raw_passage(record.passing),

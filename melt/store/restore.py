@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from melt.audit import correction_operation
@@ -23,7 +22,7 @@ from melt.model import (
     normalise_mint_url,
 )
 from melt.model.restore import CounterPosition, ImportResult, JournalPosition, RestoreRecord
-from melt.store.atomic import AtomicMelts, check_books
+from melt.store.atomic import AtomicMelts
 from melt.store.core import in_batches, new_mark
 from melt.store.documents import raw_ids, whole_number
 from melt.store.faults import AlreadyDone, store_method
@@ -230,7 +229,7 @@ class Restores(AtomicMelts):
         amount = sum(proof.amount for proof in restored.proofs)
         if melt is None or not late:
             return ImportResult(token_ids=made, amount=amount)
-        paid, left = self._correct_books(session, melt, late, made[0], mark, now)
+        paid, left = self._book_late_change(session, melt, late, made[0], mark, now)
         return ImportResult(token_ids=made, amount=amount, late_change=late, shortfall_paid=paid, shortfall_left=left)
 
     def _ended_entry(self, session: ClientSession, melt_id: MeltId) -> Melt:
@@ -265,35 +264,6 @@ class Restores(AtomicMelts):
         # No more than the books miss: what a mint gives beyond that is nobody's shortfall and nobody's fee.
         missing = melt.unaccounted if melt.inputs_gone else melt.shortfall + (melt.fees_paid or 0)
         return min(late, missing)
-
-    def _correct_books(
-        self, session: ClientSession, melt: Melt, late: int, made: TokenId, mark: str, now: datetime
-    ) -> tuple[int, int]:
-        """
-        Book late change (I5): it makes up the shortfall first, and what is above that was taken for a fee.
-
-        How much of the shortfall is paid by it, and how much is left.
-        """
-        paid = min(late, melt.shortfall)
-        gone = {"unaccounted": melt.unaccounted - late, "fees_paid": None} if melt.inputs_gone else {}
-        changes: dict[str, Any] = {
-            "change_amount": melt.change_amount + late,
-            "shortfall": melt.shortfall - paid,
-            "fees_paid": max(0, (melt.fees_paid or 0) - (late - paid)),
-            "change_token_id": melt.change_token_id or made,
-            **gone,
-        }
-        after = replace(melt, **changes)
-        check_books(after, change=after.change_amount, shortfall=after.shortfall, fees_paid=after.fees_paid or 0)
-        self._move(session, melt, melt.state, changes, mark, now)
-        if paid:
-            record = {"_id": f"{DriftType.CHANGE_SHORTFALL}:melt:{melt.id}", "state": {"$in": _NOT_ENDED}}
-            update: Document = {"$set": {"value": after.shortfall, "last_seen": now}}
-            if after.shortfall == 0:
-                update = close_update(DiscrepancyState.CORRECTED, now)
-            update["$inc"] = {"evidence.came_back": late}
-            self._c.discrepancies.update_one(record, update, session=session)
-        return paid, after.shortfall
 
 
 class _EndedMelts:

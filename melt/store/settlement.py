@@ -23,6 +23,7 @@ from melt.store.altered import Ending, record_altered
 from melt.store.atomic import KEEP, AtomicMelts, note_of, owner_of
 from melt.store.core import in_batches, new_mark
 from melt.store.documents import raw_proof, read_proofs
+from melt.store.door import UNPROVED
 from melt.store.faults import AlreadyDone, store_method
 from melt.store.findings import close_update
 from melt.store.ledger import Ledger
@@ -82,6 +83,27 @@ class Settlement(AtomicMelts):
         return self._ended(melt, work)
 
     @store_method
+    def finish_together(self, melt: Melt, proofs: Sequence[NewProof]) -> Melt:
+        """See :meth:`melt.ports.Store.finish_together`."""
+        plan = _checked_plan(melt, melt.swap, proofs)
+        if melt.kind is not JournalKind.TOGETHER:
+            msg = f"melt {melt.id} swaps nothing together"
+            raise InvariantBroken(msg)
+        mark, now = new_mark(), self._now()
+
+        def work(session: ClientSession) -> Melt:
+            ledger = self._ledger(session, now, swap_operation(melt.id), melt)
+            ledger.begin()
+            ending = Ending(ledger=ledger, melt=melt, now=now)
+            ending.spend(plan.inputs, "melt_swapped")
+            made = self._store_ours(ledger, melt, proofs, "_together", TokenStatus.UNSPENT, KEEP)
+            ledger.finish()
+            changes = {**self._altered(session, melt, ending), **_kept(melt, plan, proofs, made)}
+            return self._move(session, melt, MeltState.SETTLED, changes, mark, now)
+
+        return self._ended(melt, work)
+
+    @store_method
     def finish_reclaim(self, melt: Melt, proofs: Sequence[NewProof]) -> Melt:
         """See :meth:`melt.ports.Store.finish_reclaim`. The source documents keep their final status (I7)."""
         plan = _checked_plan(melt, melt.swap, proofs)
@@ -101,10 +123,23 @@ class Settlement(AtomicMelts):
                 "state": {"$in": [str(DiscrepancyState.OPEN), str(DiscrepancyState.RECURRED)]},
             }
             self._c.discrepancies.update_many(chosen, close_update(DiscrepancyState.CORRECTED, now), session=session)
+            self._proved(session, melt, made[0], now)
             changes = _kept(melt, plan, proofs, made)
             return self._move(session, melt, MeltState.SETTLED, changes, mark, now)
 
         return self._ended(melt, work)
+
+    def _proved(self, session: ClientSession, reclaim: Melt, made: TokenId, now: datetime) -> None:
+        """Change that was stored apart as unproved has shown its worth: the books of its melt, which missed it, are right."""
+        for token_id in reclaim.source_token_ids:
+            stored = self._c.audit.find_one({"token_id": str(token_id), "reason": UNPROVED}, session=session)
+            if stored is None or stored.get("melt_id") is None:
+                continue
+            melt = self._one({"_id": stored["melt_id"]}, session)
+            worth = sum(ref.amount for ref in reclaim.inputs if ref.token_id == token_id)
+            late = 0 if melt is None else min(worth, melt.shortfall + (melt.fees_paid or 0))
+            if melt is not None and melt.state is MeltState.SETTLED and late > 0:
+                self._book_late_change(session, melt, late, made, new_mark(), now)
 
     @store_method
     def release(self, melt: Melt, *, spent: Sequence[Y], error_code: str, error_detail: str) -> Melt:
@@ -121,7 +156,7 @@ class Settlement(AtomicMelts):
             ledger = self._ledger(session, now, release_operation(melt.id), melt)
             ledger.begin()
             ending = Ending(ledger=ledger, melt=melt, now=now, kept=self._kept_proofs(session, melt))
-            if melt.kind is JournalKind.MELT:
+            if melt.kind is not JournalKind.RECLAIM:
                 ending.give_back(gone)
             ledger.finish()
             altered = self._altered(session, melt, ending)

@@ -15,18 +15,20 @@ from pymongo import ReplaceOne
 
 from melt.errors import Code, StoreError
 from melt.model import (
+    AMOUNT_MAX,
     OPEN_DISCREPANCY,
     UNCOUNTED_TYPES,
     Activity,
     DaySummary,
     Holding,
     JournalKind,
+    KeysetId,
     MeltState,
     MintAlias,
     ResolveAs,
 )
 from melt.store.core import Core, bounded
-from melt.store.documents import whole_number
+from melt.store.documents import at_most, keyset_id_of, summed
 from melt.store.faults import store_method
 from melt.store.journal import moment, record_time
 from melt.store.ledger import BATCH_MAX
@@ -45,13 +47,20 @@ USERS_MAX = 100_000
 """Users with activity in one day whose rows are kept apart (I11); beyond it a day is refused, and the log says so."""
 _OWED = ("unspent", "pending")
 _NUMERIC = ["int", "long", "double", "decimal"]
+_SENSIBLE_MAX = 2**62
+"""The largest power of two that is stored: what is above it is the amount of no keyset (MALFORMED_TOKEN)."""
 
 
 class MongoHoldings:
     """Implements :class:`melt.ports.HoldingsWalk` over one grouped cursor, sorted by user."""
 
     def __init__(
-        self, collections: Collections, mint_urls: Sequence[str], npub: str | None, telemetry: Telemetry | None
+        self,
+        collections: Collections,
+        mint_urls: Sequence[str],
+        npub: str | None,
+        telemetry: Telemetry | None,
+        keyset_units: Mapping[KeysetId, str],
     ) -> None:
         self.telemetry = telemetry
         self._c = collections
@@ -63,6 +72,7 @@ class MongoHoldings:
         }
         self._cursor: CommandCursor[Document] | None = None
         self._units: dict[str, str] = {}
+        self._keyset_units = keyset_units
         self._ahead: Document | None = None
 
     @store_method
@@ -71,7 +81,7 @@ class MongoHoldings:
         if self._cursor is None:
             self._units = self._other_units()
             self._cursor = self._c.tokens.aggregate(self._pipeline(), allowDiskUse=True, batchSize=500)
-        found: list[Holding] = []
+        found: dict[tuple[str, str, str], int] = defaultdict(int)
         users: set[str] = set()
         while (group := self._next()) is not None:
             npub = group["_id"]["npub"]
@@ -79,10 +89,13 @@ class MongoHoldings:
                 self._ahead = group
                 break
             users.add(npub)
-            unit = self._units.get(str(group["_id"].get("wallet")), UNIT_DEFAULT)
-            amount = max(0, whole_number(group["amount"]) or 0)
-            found.append(Holding(npub=npub, unit=unit, status=group["_id"]["status"], amount=amount))
-        return tuple(found)
+            of_wallet = self._units.get(str(group["_id"].get("wallet")), UNIT_DEFAULT)
+            unit = self._keyset_units.get(keyset_id_of(group["_id"].get("keyset")), of_wallet)
+            found[npub, unit, group["_id"]["status"]] += summed(group["amount"])
+        return tuple(
+            Holding(npub=npub, unit=unit, status=status, amount=min(amount, AMOUNT_MAX))
+            for (npub, unit, status), amount in found.items()
+        )
 
     def close(self) -> None:
         """Give the cursor back."""
@@ -97,12 +110,12 @@ class MongoHoldings:
         return None if self._cursor is None else next(self._cursor, None)
 
     def _pipeline(self) -> list[Document]:
-        key = {"npub": "$npub", "wallet": "$wallet_id", "status": "$status"}
+        key = {"npub": "$npub", "wallet": "$wallet_id", "status": "$status", "keyset": "$proofs.id"}
         return [
             {"$match": self._match},
             {"$unwind": "$proofs"},
-            {"$match": {"proofs.amount": {"$type": _NUMERIC, "$gt": 0}}},
-            {"$group": {"_id": key, "amount": {"$sum": "$proofs.amount"}}},
+            {"$match": {"proofs.amount": {"$type": _NUMERIC, "$gt": 0, "$lte": _SENSIBLE_MAX}}},
+            {"$group": {"_id": key, "amount": {"$sum": {"$toDecimal": "$proofs.amount"}}}},
             {"$sort": {"_id.npub": 1}},
         ]
 
@@ -125,9 +138,11 @@ class _Sums:
 class Summaries(Core):
     """Implements :class:`melt.ports.SummaryStore`."""
 
-    def holdings(self, mint_urls: Sequence[str], *, npub: str | None = None) -> HoldingsWalk:
+    def holdings(
+        self, mint_urls: Sequence[str], *, npub: str | None = None, keyset_units: Mapping[KeysetId, str] | None = None
+    ) -> HoldingsWalk:
         """See :meth:`melt.ports.SummaryStore.holdings`. Asks nothing before its first page."""
-        return MongoHoldings(self._c, mint_urls, npub, self.telemetry)
+        return MongoHoldings(self._c, mint_urls, npub, self.telemetry, keyset_units or {})
 
     @store_method
     def activity(
@@ -139,7 +154,7 @@ class Summaries(Core):
         for group in self._ended_in_day(mint, since, until, whose):
             numbers = sums[group["_id"]["npub"], group["_id"]["unit"]].numbers
             for name in ("melts", "paid", "lightning_fees", "input_fees", "shortfall", "unaccounted", "reclaimed"):
-                numbers[name] += int(group[name])
+                numbers[name] += summed(group[name])
         chosen: tuple[tuple[Document, str], ...] = (
             ({"first_seen": {"$gte": since, "$lt": until}}, "found"),
             ({"closed_at": {"$gte": since, "$lt": until}, "state": "corrected"}, "mended"),
@@ -149,7 +164,7 @@ class Summaries(Core):
                 counts: dict[str, int] = getattr(sums[_whose(group)], what)
                 counts[group["_id"]["type"]] += int(group["number"])
         for group in self._drift({"mint": str(mint), **whose, "state": {"$in": sorted(OPEN_DISCREPANCY)}}):
-            sums[_whose(group)].numbers["in_question"] += int(group["value"])
+            sums[_whose(group)].numbers["in_question"] += summed(group["value"])
         if len(sums) > USERS_MAX:
             msg = f"more than {USERS_MAX} users were active at {mint} within a day"
             raise StoreError(Code.INTERNAL, msg)
@@ -171,7 +186,7 @@ class Summaries(Core):
         }
 
         def where(condition: Document, value: object) -> Document:
-            return {"$sum": {"$cond": [condition, value, 0]}}
+            return {"$sum": {"$toDecimal": {"$cond": [condition, value, 0]}}}
 
         pipeline: list[Document] = [
             {
@@ -190,7 +205,7 @@ class Summaries(Core):
                     "paid": where(settled, "$amount"),
                     "lightning_fees": where(settled, {"$ifNull": ["$fees_paid", 0]}),
                     "payment_fees": where(settled, "$input_fee"),
-                    "swap_fees": {"$sum": "$swap_fee"},
+                    "swap_fees": {"$sum": {"$toDecimal": {"$ifNull": ["$swap_fee", 0]}}},
                     "shortfall": where(settled, "$shortfall"),
                     "unaccounted": {"$sum": {"$ifNull": ["$unaccounted", 0]}},
                     "reclaimed": where(back, "$keep_amount"),
@@ -198,13 +213,13 @@ class Summaries(Core):
             },
         ]
         for group in self._c.melts.aggregate(pipeline):
-            yield group | {"input_fees": int(group["payment_fees"]) + int(group["swap_fees"])}
+            yield group | {"input_fees": summed(group["payment_fees"]) + summed(group["swap_fees"])}
 
     def _drift(self, match: Document) -> Iterator[Document]:
         key = {"npub": "$npub", "unit": "$unit", "type": "$type"}
         pipeline: list[Document] = [
             {"$match": match},
-            {"$group": {"_id": key, "number": {"$sum": 1}, "value": {"$sum": "$value"}}},
+            {"$group": {"_id": key, "number": {"$sum": 1}, "value": {"$sum": {"$toDecimal": "$value"}}}},
         ]
         yield from self._c.discrepancies.aggregate(pipeline)
 
@@ -248,10 +263,13 @@ def summary_document(row: DaySummary) -> Document:
         "npub": row.npub,
         "made_at": row.made_at,
         "is_final": row.is_final,
-        "liabilities": dict(row.liabilities),
-        "verified": row.verified,
+        "liabilities": at_most(row.liabilities),
+        "verified": None if row.verified is None else min(row.verified, AMOUNT_MAX),
         "verified_at": row.verified_at,
-        "activity": asdict(row.activity),
+        "activity": {
+            name: value if isinstance(value, dict) else min(value, AMOUNT_MAX)
+            for name, value in asdict(row.activity).items()
+        },
     }
 
 

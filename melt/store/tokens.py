@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from melt.model import LIVE_STATUSES, Balance, MalformedToken, Token, TokenStatus, TransactionType, normalise_mint_url
 from melt.store.core import Core, in_batches
-from melt.store.documents import amount_of, raw_ids, read_token, token_id_of
+from melt.store.documents import amount_of, keyset_id_of, raw_ids, read_token, token_id_of
 from melt.store.faults import store_method
 from melt.store.ledger import BATCH_MAX
 from melt.store.tour import MongoTour
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from pymongo.client_session import ClientSession
 
-    from melt.model import TokenId
+    from melt.model import KeysetId, TokenId
     from melt.ports import Tour
     from melt.store.connect import Document
 
@@ -65,7 +65,7 @@ class TokenReads(Core):
         return tuple(sorted(url for url in self._c.tokens.distinct("mint_url") if isinstance(url, str)))
 
     @store_method
-    def spendable(self, npub: str, mint_urls: Sequence[str], unit: str) -> tuple[Token, ...]:
+    def spendable(self, npub: str, mint_urls: Sequence[str], unit: str | None = None) -> tuple[Token, ...]:
         """
         See :meth:`melt.ports.Store.spendable`.
 
@@ -82,7 +82,7 @@ class TokenReads(Core):
                 continue
             if not token.is_counted or normalise_mint_url(token.mint_url) not in wanted:
                 continue
-            if units.get(str(token.wallet_id), unit) == unit:
+            if unit is None or units.get(str(token.wallet_id), unit) == unit:
                 found.append(token)
         found.sort(key=lambda token: (token.created_at.timestamp() if token.created_at else 0.0, token.id))
         seen: set[str] = set()
@@ -105,9 +105,11 @@ class TokenReads(Core):
         return tuple(found[token_id] for token_id in dict.fromkeys(ids) if token_id in found)
 
     @store_method
-    def balances(self, npub: str) -> tuple[Balance, ...]:
+    def balances(self, npub: str, keyset_units: Mapping[KeysetId, str] | None = None) -> tuple[Balance, ...]:
         """
         A user's money by mint, unit and status, read in one snapshot.
+
+        The unit is the keyset's where ``keyset_units`` has it, else what the wallet's settings say.
 
         Each proof counts once. A copy in a ``spent`` or ``failed`` document is history beside a live one, and a pending
         one comes before an unspent one, so that duplicates don't inflate what can be spent; ``melted`` documents don't
@@ -116,7 +118,8 @@ class TokenReads(Core):
         """
         units = self._wallet_units(npub)
         shape = {"status": 1, "mint_url": 1, "wallet_id": 1, "transaction_type": 1}
-        shape |= {"proofs.amount": 1, "proofs.secret": 1}
+        shape |= {"proofs.amount": 1, "proofs.secret": 1, "proofs.id": 1}
+        of_keyset = keyset_units or {}
 
         def read(session: ClientSession) -> list[_Slim]:
             found = self._c.tokens.find({"npub": npub}, shape, session=session)
@@ -126,13 +129,15 @@ class TokenReads(Core):
         seen: set[bytes] = set()
         sums: dict[tuple[str, str, str], _Sum] = {}
         for slim in slims:
-            key = (slim.mint_url, units.get(slim.wallet_id, UNIT_DEFAULT), slim.status)
-            total = sums.setdefault(key, _Sum())
-            total.documents += 1
-            for digest, amount, locked in slim.proofs:
+            own = units.get(slim.wallet_id, UNIT_DEFAULT)
+            in_units = {of_keyset.get(keyset_id, own) for _, _, _, keyset_id in slim.proofs} or {own}
+            for unit in in_units:
+                sums.setdefault((slim.mint_url, unit, slim.status), _Sum()).documents += 1
+            for digest, amount, locked, keyset_id in slim.proofs:
                 if digest in seen:
                     continue
                 seen.add(digest)
+                total = sums[slim.mint_url, of_keyset.get(keyset_id, own), slim.status]
                 total.amount += amount
                 total.locked += amount if locked else 0
                 total.proofs += 1
@@ -224,7 +229,7 @@ class _Slim:
     status: str
     mint_url: str
     wallet_id: str
-    proofs: tuple[tuple[bytes, int, bool], ...]
+    proofs: tuple[tuple[bytes, int, bool, KeysetId], ...]
 
 
 def _slim(raw: Document) -> _Slim | None:
@@ -236,11 +241,11 @@ def _slim(raw: Document) -> _Slim | None:
     if raw.get("transaction_type") == TransactionType.SENT and status in LIVE_STATUSES:
         status = SENT_LINE
     held: Any = raw.get("proofs")
-    proofs: list[tuple[bytes, int, bool]] = []
+    proofs: list[tuple[bytes, int, bool, KeysetId]] = []
     for proof in held if isinstance(held, list) else ():
         secret = proof.get("secret") if isinstance(proof, dict) else None
         amount = amount_of(proof.get("amount")) if isinstance(proof, dict) else None
         if isinstance(secret, str) and amount is not None and amount > 0:
             digest = hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()[:16]
-            proofs.append((digest, amount, secret.lstrip().startswith("[")))
+            proofs.append((digest, amount, secret.lstrip().startswith("["), keyset_id_of(proof.get("id"))))
     return _Slim(str(status), normalise_mint_url(mint_url), str(raw.get("wallet_id")), tuple(proofs))

@@ -24,7 +24,7 @@ from melt.errors import (
     NotTheMint,
     StateRegressed,
 )
-from melt.mint import NOT_SENT, NOT_VALID, wire
+from melt.mint import NOT_SENT, NOT_VALID, announced, wire
 from melt.model import (
     Ambiguous,
     BlindedMessage,
@@ -199,7 +199,10 @@ async def test_a_cancelled_payment_is_cancelled_and_nothing_else():
 
 @pytest.mark.parametrize(
     "code",
-    [10001, 10003, 11005, 11006, 11007, 11008, 11009, 11010, 11011, 11012, 11013, 11014, 11015, 12001, 12002, 12003],
+    [
+        *(10001, 10003, 11005, 11006, 11007, 11009, 11010, 11011, 11012, 11013, 11014, 11015, 12001, 12002, 12003),
+        *(20003, 30001, 30002, 31001, 31002),
+    ],
 )
 async def test_codes_that_every_generation_sends_before_paying_are_definite(code):
     say = Say(status=400, body={"detail": "x", "code": code})
@@ -215,7 +218,11 @@ async def test_a_failed_payment_is_a_candidate_and_no_more(code):
 
 
 @pytest.mark.parametrize(
-    "code", [0, 10000, 10002, 11000, 11001, 11002, 11003, 11004, 12000, 20001, 20005, 20006, 20007, 4711, 99999, 30001]
+    "code",
+    [
+        *(0, 10000, 10002, 11000, 11001, 11002, 11003, 11004, 11008, 12000, 20001, 20005, 20006, 20007, 20008, 20009),
+        *(4711, 31003, 50000, 99999),
+    ],
 )
 async def test_codes_that_mean_several_things_or_nothing_known_are_ambiguous(code):
     say = Say(status=400, body={"detail": "x", "code": code})
@@ -238,7 +245,7 @@ async def test_a_validation_error_is_definite_and_any_other_422_is_not():
     assert isinstance(await melt_answer(Say(status=422, body=b"<html>")), Ambiguous)
 
 
-@pytest.mark.parametrize("state", ["UNPAID", "paid", "", None, 1, "SETTLED"])
+@pytest.mark.parametrize("state", ["UNPAID", "FAILED", "UNKNOWN", "", None, 1, "SETTLED"])
 async def test_a_200_that_is_neither_paid_nor_pending_is_ambiguous(state):
     assert isinstance(await melt_answer(Say(body=PAID | {"state": state})), Ambiguous)
 
@@ -280,8 +287,12 @@ async def test_change_and_preimage_may_be_missing(change):
 async def test_unreadable_change_is_asked_for_elsewhere_and_the_payment_stays_paid(broken):
     answer = await melt_answer(Say(body=PAID | {"change": [SIGNATURE, SIGNATURE | broken]}))
     assert isinstance(answer, Paid)
+    if "dleq" in broken:  # a proof that can't be read proves nothing; the signature is there all the same
+        assert [one.dleq_e for one in answer.quote.change] == ["11" * 32, None]
+        assert isinstance(await swap_answer(Say(body={"signatures": [SIGNATURE | broken]})), Signed)
+        return
     assert not answer.quote.change_known
-    assert answer.quote.change == ()
+    assert len(answer.quote.change) == 1, "the other one stands"
     assert isinstance(await swap_answer(Say(body={"signatures": [SIGNATURE | broken]})), Ambiguous)
 
 
@@ -322,9 +333,8 @@ async def test_swap_signatures_are_used_only_where_they_fit_the_outputs():
         {"quote": 7},
         {"quote": "x" * 5000},
         {"quote": "a\nb"},
-        {"state": "SOMETHING"},
-        {"expiry": "soon"},
-        {"expiry": 1e300},
+        {"state": None},
+        {"state": 7},
     ],
 )
 async def test_a_quote_with_a_broken_field_is_unusable(broken):
@@ -353,6 +363,7 @@ async def test_blinding_factors_stay_at_home_and_witnesses_go():
     proof = Proof(
         **{
             **{name: getattr(PROOF, name) for name in ("keyset_id", "amount", "secret", "c", "y")},
+            "secret": '["P2PK",{"nonce":"00","data":"02ab","tags":[]}]',
             "witness": '{"signatures":[]}',
         }
     )
@@ -435,13 +446,14 @@ def ys(count):
 
 
 @pytest.mark.parametrize("count", [0, 1, 9, 10, 11, 35])
-async def test_a_mint_always_sees_batches_of_one_size_one_at_a_time(count):
+async def test_a_mint_sees_batches_of_few_sizes_one_at_a_time(count):
     async with ScriptedMint({STATES: echo}) as server, http_mint(server.url, states_batch=10) as mint:
         asked = ys(count)
         found = await asyncio.gather(mint.check_states(asked), mint.check_states(asked))
         assert [[state.y for state in one] for one in found] == [asked, asked]
         sizes = {len(set(one.body["Ys"])) for one in server.asked_of(STATES)}
-        assert sizes == ({10} if count else set())
+        assert len(sizes) <= 3
+        assert max(sizes, default=0) <= 10
         assert server.in_flight_most <= 1
 
 
@@ -473,16 +485,13 @@ async def test_permuted_states_are_matched_by_y_and_duplicates_kept():
         pytest.param(lambda states: states + states[:1], id="one too many"),
         pytest.param(lambda states: states[:-1] + states[:1], id="one twice for another"),
         pytest.param(lambda states: [one | {"Y": one["Y"].upper()} for one in states], id="upper case"),
-        pytest.param(lambda states: [states[0] | {"state": "LOST"}, *states[1:]], id="unknown state"),
         pytest.param(lambda states: [states[0] | {"state": None}, *states[1:]], id="no state"),
         pytest.param(lambda states: [states[0] | {"state": ["SPENT"]}, *states[1:]], id="a list of states"),
         pytest.param(lambda states: [states[0] | {"Y": 7}, *states[1:]], id="a number for Y"),
         pytest.param(lambda states: ["SPENT" for _ in states], id="texts"),
         pytest.param(lambda states: None, id="null"),
         pytest.param(lambda states: [one | {"state": "SPENT"} for one in states], id="never-issued Ys spent"),
-        pytest.param(
-            lambda states: [states[0] | {"state": "SPENT"}, *states[1:]], id="a Y asked twice with two states"
-        ),
+        pytest.param(lambda states: [states[0] | {"state": "SPENT"}, *states], id="one Y with two states"),
     ],
 )
 async def test_states_that_contradict_the_question_are_untrusted(lie):
@@ -503,7 +512,7 @@ def remembering(spent):
 
 
 @pytest.mark.parametrize("count", [0, 1, 5, 6, 40])
-async def test_guarded_batches_each_hold_a_known_a_random_and_a_repeated_y(count):
+async def test_guarded_batches_each_hold_a_known_and_a_random_y(count):
     known = ys(3)
     async with ScriptedMint({STATES: remembering(known)}) as server, http_mint(server.url, states_batch=10) as mint:
         asked = ys(count)
@@ -511,10 +520,10 @@ async def test_guarded_batches_each_hold_a_known_a_random_and_a_repeated_y(count
         batches = [one.body["Ys"] for one in server.asked_of(STATES)]
     assert batches, "one even where there is nothing to ask about"
     for batch in batches:
-        assert len(batch) == 10
+        assert len(batch) <= 10
         assert set(batch) & set(known)
         assert set(batch) - set(known) - set(asked)
-        assert count == 0 or len(set(batch)) < len(batch)
+        assert len(set(batch)) == len(batch), "no mint need answer a repeated one"
     if len(batches) > 2:
         assert {y for batch in batches for y in batch} >= set(known), "they take turns"
 
@@ -535,7 +544,7 @@ async def test_a_known_proof_that_is_not_spent_any_more_is_a_regression(state):
 
 
 async def test_a_mint_that_leaves_no_room_for_sentinels_is_untrusted():
-    rules = {STATES: echo, "/v1/info": Say(body={"name": "n", "version": "v", "nuts": {}, "max_array_length": 3})}
+    rules = {STATES: echo, "/v1/info": Say(body={"name": "n", "version": "v", "nuts": {}, "max_array_length": 2})}
     async with ScriptedMint(rules) as server, http_mint(server.url, states_batch=10) as mint:
         with pytest.raises(MintUntrusted):
             await mint.check_states(ys(6), spent=())
@@ -584,14 +593,13 @@ async def test_keysets_are_cached_and_refreshed_on_demand():
         {"active": 1},
         {"input_fee_ppk": -1},
         {"input_fee_ppk": 1.5},
-        {"final_expiry": "x"},
     ],
 )
-async def test_a_broken_keyset_is_unusable(broken):
-    body = {"keysets": [KEYSETS["keysets"][0] | broken]}
+async def test_a_broken_keyset_costs_itself_alone(broken):
+    body = {"keysets": [KEYSETS["keysets"][0] | {"id": "00bbbbbbbbbbbbbb"} | broken, KEYSETS["keysets"][0]]}
     async with ScriptedMint({"/v1/keysets": Say(body=body)}) as server, http_mint(server.url) as mint:
-        with pytest.raises(MintUnreachable):
-            await mint.keysets()
+        assert list(await mint.keysets()) == [KEYSET]
+        assert mint.report().unusable_count == 1
 
 
 def key_rules(keys, **more):
@@ -651,27 +659,36 @@ async def test_keysets_that_the_mint_has_not_are_not_asked_for(keyset_id):
 @pytest.mark.parametrize(
     ("outputs", "signatures"),
     [
-        ([{"B_": KEYS["2"]}], [SIGNATURE]),
         ([{"B_": POINT}], []),
-        ([{"B_": POINT}, {"B_": POINT}], [SIGNATURE, SIGNATURE]),
-        ([POINT], [SIGNATURE]),
         (None, None),
-        ([{"B_": None}], [SIGNATURE]),
+        ({}, [SIGNATURE]),
+        ([{"B_": POINT}], "x"),
     ],
 )
-async def test_a_restore_of_what_was_not_asked_for_is_unusable(outputs, signatures):
+async def test_a_restore_whose_lists_do_not_fit_is_unusable(outputs, signatures):
     say = Say(body={"outputs": outputs, "signatures": signatures})
     async with ScriptedMint({"/v1/restore": say}) as server, http_mint(server.url) as mint:
         with pytest.raises(MintUnreachable):
             await mint.restore([OUTPUT])
 
 
-async def test_a_restore_that_names_one_output_twice_is_unusable():
-    say = Say(body={"outputs": [{"B_": POINT}] * 2, "signatures": [SIGNATURE] * 2})
+@pytest.mark.parametrize(
+    ("odd", "signature", "found"),
+    [
+        ({"B_": KEYS["4"]}, SIGNATURE, [POINT]),
+        (POINT, SIGNATURE, [POINT]),
+        ({"B_": None}, SIGNATURE, [POINT]),
+        ({"B_": KEYS["2"]}, SIGNATURE | {"C_": "02"}, [POINT]),
+        ({"B_": KEYS["2"]}, None, [POINT]),
+        ({"B_": POINT}, SIGNATURE | {"amount": 4}, []),
+        ({"B_": POINT}, SIGNATURE, [POINT]),
+    ],
+)
+async def test_an_entry_of_a_restore_that_cant_be_used_costs_itself_alone(odd, signature, found):
+    say = Say(body={"outputs": [odd, {"B_": POINT}], "signatures": [signature, SIGNATURE]})
     other = BlindedMessage(keyset_id=KEYSET, amount=8, b_=KEYS["2"])
     async with ScriptedMint({"/v1/restore": say}) as server, http_mint(server.url) as mint:
-        with pytest.raises(MintUnreachable):
-            await mint.restore([OUTPUT, other])
+        assert [one.b_ for one in await mint.restore([OUTPUT, other])] == found
 
 
 # --- no odd exception, whatever comes ---
@@ -715,12 +732,12 @@ JSON = st.recursive(
 @given(JSON.map(json.dumps).map(str.encode) | st.binary(max_size=64))
 def test_reading_any_body_ends_in_a_value_or_a_bad_answer(body):
     for read in (
-        wire.keysets,
+        announced.keysets,
         wire.states,
         wire.signatures,
         wire.melt_quote,
-        lambda text: wire.info(text, arrays_max=1000),
-        lambda text: wire.keys(text, KEYSET),
+        lambda text: announced.info(text, arrays_max=1000),
+        lambda text: announced.keys(text, KEYSET),
         lambda text: wire.restored(text, frozenset({POINT})),
         lambda text: wire.melt_quote(text, quote_id=QUOTE, posted=True),
     ):

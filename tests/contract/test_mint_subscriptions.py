@@ -9,7 +9,7 @@ import logging
 import pytest
 
 from melt.ecash import y_of
-from melt.mint import wire
+from melt.mint import announced
 from melt.mint.subscriptions import _End, websocket_url
 from melt.model import HintKind, HintLink
 from tests.support.engine import y
@@ -474,11 +474,11 @@ BOTH = frozenset({"proof_state", "bolt11_melt_quote"})
 )  # fmt: skip
 def test_what_a_mint_offers_is_read_from_its_information(about, offers):
     body = json.dumps({"name": "m", "version": "v", "nuts": {"7": {"supported": True}, "17": about}}).encode()
-    found = wire.info(body, arrays_max=1000)
+    found = announced.info(body, arrays_max=1000)
     assert found.subscribable == offers
     assert 7 in found.nuts
 
 
 def test_a_mint_without_the_nut_offers_nothing():
-    assert wire.info(b'{"nuts": {}}', arrays_max=1000).subscribable == frozenset()
-    assert wire.info(b'{"nuts": 5}', arrays_max=1000).subscribable == frozenset()
+    assert announced.info(b'{"nuts": {}}', arrays_max=1000).subscribable == frozenset()
+    assert announced.info(b'{"nuts": 5}', arrays_max=1000).subscribable == frozenset()

@@ -54,7 +54,6 @@ def refused_at_once(system: System, owner: str, before: int, invoice: str) -> An
     return answer
 
 
-@pytest.mark.xfail(strict=True, reason="a new keyset of the mint is not asked for before the old list is 300 s old")
 def test_a_keyset_that_was_rotated_while_meltd_ran_pays_with_the_new_one(
     make_system: Callable[..., System], own_mint: Callable[..., CdkMint]
 ) -> None:
@@ -70,7 +69,6 @@ def test_a_keyset_that_was_rotated_while_meltd_ran_pays_with_the_new_one(
     assert system.payments(invoice.payment_hash) == 1
 
 
-@pytest.mark.xfail(strict=True, reason="the refusal is told as a failed payment")
 def test_a_mint_with_no_keyset_that_signs_is_refused_by_that_name_and_at_once(
     make_system: Callable[..., System], own_mint: Callable[..., CdkMint]
 ) -> None:
@@ -84,7 +82,6 @@ def test_a_mint_with_no_keyset_that_signs_is_refused_by_that_name_and_at_once(
     assert "keyset" in answer.json()["detail"]
 
 
-@pytest.mark.xfail(strict=True, reason="proofs are not swapped together before a payment")
 def test_more_small_proofs_than_the_mint_takes_at_a_time_are_swapped_together_first(
     make_system: Callable[..., System], own_mint: Callable[..., CdkMint]
 ) -> None:
@@ -97,9 +94,6 @@ def test_more_small_proofs_than_the_mint_takes_at_a_time_are_swapped_together_fi
     assert system.payments(invoice.payment_hash) == 1
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the mint's limits are not read, and its refusal is taken for a fault of the mint"
-)
 @pytest.mark.parametrize("amount", [9, 1001])
 def test_an_amount_outside_of_the_mints_limits_is_the_callers_and_named_with_both(
     make_system: Callable[..., System], own_mint: Callable[..., CdkMint], amount: int
@@ -113,7 +107,6 @@ def test_an_amount_outside_of_the_mints_limits_is_the_callers_and_named_with_bot
     assert "1000" in answer.json()["detail"].replace(",", "")
 
 
-@pytest.mark.xfail(strict=True, reason="a mint that rounds down is taken for one that lies")
 @pytest.mark.parametrize("msat", [5001, 5999])
 def test_an_invoice_of_parts_of_a_sat_is_paid_at_a_mint_that_rounds_down(
     make_system: Callable[..., System], cdk_mint: CdkMint, msat: int
@@ -127,7 +120,6 @@ def test_an_invoice_of_parts_of_a_sat_is_paid_at_a_mint_that_rounds_down(
     assert (body["paid_amount"], system.payments(invoice.payment_hash)) == (5, 1)
 
 
-@pytest.mark.xfail(strict=True, reason="an empty witness is sent as it stands")
 def test_stored_proofs_with_an_empty_witness_pay_like_any_others(
     make_system: Callable[..., System], cdk_mint: CdkMint
 ) -> None:
@@ -139,7 +131,6 @@ def test_stored_proofs_with_an_empty_witness_pay_like_any_others(
     paid(system, owner, 128, system.daemon.melt(owner, "main", invoice.invoice).json())
 
 
-@pytest.mark.xfail(strict=True, reason="an invoice that somebody else has paid is followed as an unknown outcome")
 def test_an_invoice_that_somebody_else_has_paid_is_told_at_once_and_costs_no_swap(
     make_system: Callable[..., System], cdk_mint: CdkMint
 ) -> None:

@@ -109,7 +109,7 @@ MUTANTS: Final = (
     Mutant(
         name="released without a fence after a lost answer",
         file="melt/recovery/decide.py",
-        old="return Release(fence=melt.post not in _PLAIN_RELEASE, spent=spent)",
+        old="return Release(fence=fence, spent=spent)",
         new="return Release(fence=False, spent=spent)",
         suites=(DECIDE, SIMULATION, FLOW),
     ),
@@ -137,8 +137,8 @@ MUTANTS: Final = (
     Mutant(
         name="a held melt is released by itself",
         file="melt/recovery/decide.py",
-        old='    if melt.state is MeltState.HELD:\n        return Wait(reason="held: a person decides")\n',
-        new="",
+        old='return Resume() if _held_for_want_of_words(melt) else Wait(reason="held: a person decides")',
+        new="pass",
         suites=(DECIDE, SIMULATION),
     ),
     Mutant(
@@ -156,9 +156,9 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="a wrong preimage is believed",
-        file="melt/recovery/follow.py",
-        old="        if proves:\n            return quote.preimage\n",
-        new="        if proves or True:\n            return quote.preimage\n",
+        file="melt/recovery/preimages.py",
+        old="    return (Preimage.IS_HASH if text == payment_hash else Preimage.WRONG), None\n",
+        new="    return Preimage.PROVES, text\n",
         suites=(SIMULATION, HELD, ("tests/faults",)),
     ),
     Mutant(
@@ -168,12 +168,12 @@ MUTANTS: Final = (
         new="",
         also=(
             (
-                "claimed[index] = outputs.unblind(plan, index, signature.amount, signature.c_, public_key, dleq)\n"
-                "        except MintUntrusted:\n            # An amount"
+                "plan, index, signature.amount, signature.c_, public_key, dleq, keyset_id=signature.keyset_id\n"
+                "            )\n        except MintUntrusted:\n            # An amount"
             ),
             (
-                "claimed[index] = outputs.unblind(plan, index, signature.amount, signature.c_, public_key, None)\n"
-                "        except MintUntrusted:\n            # An amount"
+                "plan, index, signature.amount, signature.c_, public_key, None, keyset_id=signature.keyset_id\n"
+                "            )\n        except MintUntrusted:\n            # An amount"
             ),
         ),
         suites=(SIGNATURES, SIMULATION),
@@ -181,8 +181,8 @@ MUTANTS: Final = (
     Mutant(
         name="change that is missing from the answer is never fetched",
         file="melt/recovery/signatures.py",
-        old="    claimed = await claim_by_restore(mint, outputs, melt.blanks) | claimed\n",
-        new="",
+        old="    restored, unproved = await claim_by_restore(mint, outputs, melt.blanks, melt.unit)\n",
+        new="    restored, unproved = {}, {}\n",
         suites=(SIGNATURES, SIMULATION),
     ),
     Mutant(
@@ -787,7 +787,7 @@ MUTANTS: Final = (
     Mutant(
         name="a document that others have taken is paid with",
         file="melt/saga/forward.py",
-        old="        if await self._is_disturbed(melt):\n            return await self._leave(mint, melt)\n        proofs",
+        old="            return await self._leave(mint, melt)\n        proofs",
         new="        proofs",
         suites=(COMPANY,),
     ),

@@ -15,6 +15,7 @@ from melt.recovery.decide import (
     NoteContradiction,
     Patience,
     Release,
+    Resume,
     Settle,
     Wait,
     decide,
@@ -27,7 +28,12 @@ PATIENCE = Patience(post_grace_s=100.0, confirm_s=5.0)
 TIMES = st.none() | st.sampled_from([-10.0, 0.0, 1.0, 4.9, 5.0, 99.0, 100.0, 1e7]).map(
     lambda s: NOW - timedelta(seconds=s)
 )
-CONTRADICTIONS = (None, EventType.QUOTE_PAID_INPUTS_UNSPENT.value, EventType.QUOTE_UNPAID_INPUTS_SPENT.value)
+CONTRADICTIONS = (
+    None,
+    EventType.MELT_HELD.value,
+    EventType.QUOTE_PAID_INPUTS_UNSPENT.value,
+    EventType.QUOTE_UNPAID_INPUTS_SPENT.value,
+)
 
 
 @st.composite
@@ -56,7 +62,7 @@ def test_no_decision_is_taken_on_less_than_it_needs(look):
     match decided:
         case Release(fence=fence, spent=spent):
             assert quote is not None
-            assert quote.state is QuoteState.UNPAID
+            assert quote.state in {QuoteState.UNPAID, QuoteState.FAILED}
             assert MintState.PENDING not in seen
             assert MintState.UNSPENT in seen, "there is something to release"
             assert melt.state is not MeltState.HELD, "a person decides"
@@ -71,7 +77,7 @@ def test_no_decision_is_taken_on_less_than_it_needs(look):
             assert seen == {MintState.SPENT}
         case NoteClear():
             assert quote is not None
-            assert quote.state is QuoteState.UNPAID
+            assert quote.state in {QuoteState.UNPAID, QuoteState.FAILED}
             assert MintState.PENDING not in seen
             assert melt.clear_since is None
             assert melt.state is not MeltState.HELD
@@ -85,6 +91,9 @@ def test_no_decision_is_taken_on_less_than_it_needs(look):
             assert quote is not None
             assert quote.state is not QuoteState.PENDING
             assert MintState.PENDING not in seen
+        case Resume():
+            assert melt.state is MeltState.HELD
+            assert melt.contradiction == EventType.MELT_HELD, "for want of words, and of nothing else"
         case Wait():
             pass
 

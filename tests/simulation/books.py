@@ -236,6 +236,13 @@ class Books:
         tokens = (self.store.tables.tokens.get(token_id) for token_id in ids)  # type: ignore[call-overload]
         return [proof for token in tokens if isinstance(token, Token) for proof in token.proofs]
 
+    @staticmethod
+    def _never_attempted(mint: ModelMint, quote_id: QuoteId, inputs: Sequence[Proof]) -> bool:
+        """Whether the mint has done nothing for an earlier POST: refused for its keysets, it may come once more."""
+        quote = mint.quotes[quote_id]
+        free = all(mint.state(proof.y) is MintState.UNSPENT for proof in inputs)
+        return quote.attempt is None and not quote.posts and quote.state is QuoteState.UNPAID and free
+
     # --- at each request that moves money ---
 
     def on_post(
@@ -244,7 +251,8 @@ class Books:
         """I1, I2, I13."""
         self.standing.on_inputs(tuple(inputs))
         posted = self.seen.posts[quote_id]
-        self.require(posted.sent == 1, f"I1: POST {posted.sent} of quote {quote_id}")
+        once = posted.sent == 1 or (posted.sent == 2 and self._never_attempted(mint, quote_id, inputs))
+        self.require(once, f"I1: POST {posted.sent} of quote {quote_id}")
         entry = next((m for m in self.store.tables.melts.values() if m.quote_id == quote_id), None)
         if entry is None or entry.state is not MeltState.MELTING or entry.post is not PostOutcome.IN_FLIGHT:
             self.say(f"I2: quote {quote_id} is posted, the journal says {None if entry is None else entry.state}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, TypeVar
@@ -14,7 +14,7 @@ from melt.caps import CapPolicy, Caps
 from melt.corrections import Corrections
 from melt.errors import MintError, StoreError
 from melt.events import CriticalEvents
-from melt.model import Actor, Keyset, KeysetId, Melt, MintAlias, ResolveAs, TokenStatus
+from melt.model import Actor, Keyset, KeysetId, MalformedToken, Melt, MintAlias, ResolveAs, Token, TokenStatus
 from melt.ports import EventSpool, Mint
 from melt.preflight import Preflight
 from melt.reconcile import TOURED, Outcome, ReconcilePolicy, Reconciler
@@ -59,6 +59,10 @@ class OthersHoldings:
     async def keysets(self, mint: Mint, _: object) -> tuple[Mapping[KeysetId, Keyset], bool]:
         """What the mint lists."""
         return await mint.keysets(), True
+
+    async def sane(self, _: Mint, tokens: Sequence[Token], __: object) -> tuple[list[Token], list[MalformedToken]]:
+        """All of them."""
+        return list(tokens), []
 
     async def look(self, *_: object, **__: object) -> Looked:
         """Nothing."""

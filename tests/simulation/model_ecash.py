@@ -12,7 +12,7 @@ from hashlib import sha256
 
 from melt.errors import InvariantBroken, MintUntrusted
 from melt.invoice import Invoice
-from melt.model import BlindedMessage, Dleq, NewProof, OutputPlan, Y
+from melt.model import BlindedMessage, Dleq, KeysetId, NewProof, OutputPlan, Y
 
 
 def _digest(*parts: str) -> str:
@@ -104,6 +104,8 @@ class ModelOutputs:
         c_: str,
         public_key: str,
         dleq: tuple[str, str] | None,
+        *,
+        keyset_id: KeysetId | None = None,
     ) -> NewProof:
         """See the port. A signature of another output or key unblinds to a C that no mint takes."""
         secret = self.secret(plan, index)
@@ -114,7 +116,7 @@ class ModelOutputs:
             raise MintUntrusted("the DLEQ proof of a signature does not hold")
         good = c_ == signature_of(blinded_of(secret), public_key)
         return NewProof(
-            keyset_id=plan.keyset_id,
+            keyset_id=keyset_id or plan.keyset_id,
             amount=signature_amount,
             secret=secret,
             c=unblinded(secret, public_key) if good else "03" + _digest("worthless", secret, c_, public_key),

@@ -37,6 +37,7 @@ from melt.model import (
     NewProof,
     OutputPlan,
     Owner,
+    PostOutcome,
     Proof,
     Reservation,
     Resolution,
@@ -139,7 +140,7 @@ class ModelJournal(ModelLeases):
             if blanks is not None:
                 entry = replace(entry, blanks=self._take_counters(seed_id, blanks[0], (0,) * blanks[1]))
             kept = self._proofs_of(entry.inputs)
-            if entry.kind is JournalKind.MELT:
+            if entry.kind is not JournalKind.RECLAIM:
                 entry = self._reserve_inputs(entry, now)
             else:
                 self._require_warrant(entry, warrant)
@@ -174,7 +175,10 @@ class ModelJournal(ModelLeases):
 
     def _require_warrant(self, melt: Melt, warrant: Warrant | None) -> None:
         if warrant is None:
-            raise InvariantBroken(f"reclaim {melt.id} comes without a warrant")
+            made = [entry for entry in self.tables.audit if entry.reason == "melt_unproved"]
+            if not {ref.token_id for ref in melt.inputs} <= {entry.token_id for entry in made}:
+                raise InvariantBroken(f"reclaim {melt.id} comes without a warrant")
+            return
         token = self.tables.tokens.get(warrant.token_id)
         if not isinstance(token, Token) or {ref.token_id for ref in melt.inputs} != {token.id}:
             raise LostRace(f"token {warrant.token_id} is not what reclaim {melt.id} is about")
@@ -283,7 +287,14 @@ class ModelJournal(ModelLeases):
     # --- ends ---
 
     def settle(
-        self, melt: Melt, change: Sequence[NewProof], *, shortfall: int, fees_paid: int, preimage: str | None
+        self,
+        melt: Melt,
+        change: Sequence[NewProof],
+        *,
+        shortfall: int,
+        fees_paid: int,
+        preimage: str | None,
+        unproved: Sequence[NewProof] = (),
     ) -> tuple[Melt, AtomicResult]:
         given = sum(proof.amount for proof in change)
         left = melt.overpaid - given - shortfall - fees_paid
@@ -305,6 +316,7 @@ class ModelJournal(ModelLeases):
                 "error_code": None,
                 "error_detail": None,
             },
+            unproved_proofs=unproved,
         )
         settled = self.tables.melts[melt.id]
         if settled.state is not MeltState.SETTLED:
@@ -322,6 +334,7 @@ class ModelJournal(ModelLeases):
         actor: Actor,
         melt: Melt | None = None,
         journal_changes: Mapping[str, object] | None = None,
+        unproved_proofs: Sequence[NewProof] = (),
     ) -> AtomicResult:
         if not 0 < len(source_token_ids) <= SOURCES_MAX:
             raise StoreError(Code.INVALID_REQUEST, f"a melt spends 1 to {SOURCES_MAX} token documents")
@@ -347,6 +360,13 @@ class ModelJournal(ModelLeases):
                     name=f"{transaction_id}_melt_change",
                     status=unspent,
                     reason="melt_change",
+                )
+                ledger.store_new(
+                    owner,
+                    unproved_proofs,
+                    name=f"{transaction_id}_unproved",
+                    status=TokenStatus.FAILED,
+                    reason="melt_unproved",
                 )
                 if melt is not None and ending is not None:
                     changes = {
@@ -401,6 +421,28 @@ class ModelJournal(ModelLeases):
 
         return self._ended(melt, fence_operation(melt.id), work)
 
+    def finish_together(self, melt: Melt, proofs: Sequence[NewProof]) -> Melt:
+        plan = _checked_plan(melt, melt.swap, proofs)
+        if melt.kind is not JournalKind.TOGETHER:
+            raise InvariantBroken(f"melt {melt.id} swaps nothing together")
+
+        def work(ledger: Ledger) -> Melt:
+            ending = Ending(ledger, melt)
+            ending.spend(plan.inputs, "melt_swapped")
+            made = self._store_ours(ledger, melt, proofs, "_together", TokenStatus.UNSPENT, "melt_keep")
+            changes = {**self._altered(ending), **_kept(melt, plan, made, proofs)}
+            return self._move(melt, MeltState.SETTLED, changes, ledger.now)
+
+        return self._ended(melt, swap_operation(melt.id), work)
+
+    def renew_blanks(self, melt: Melt, *, keyset_id: KeysetId, count: int, seed_id: str) -> Melt:
+        if melt.state is not MeltState.MELTING or melt.post is not PostOutcome.REFUSED:
+            raise InvariantBroken(f"melt {melt.id} was not refused before its payment, so it is not sent again (I1)")
+        with self.tables.transaction():
+            blanks = self._take_counters(seed_id, keyset_id, (0,) * count)
+            changes = {"blanks": blanks, "post": PostOutcome.NOT_SENT, "posted_at": None}
+            return self._move(melt, MeltState.MELTING, changes, self._now())
+
     def finish_reclaim(self, melt: Melt, proofs: Sequence[NewProof]) -> Melt:
         plan = _checked_plan(melt, melt.swap, proofs)
         if melt.kind is not JournalKind.RECLAIM:
@@ -421,7 +463,7 @@ class ModelJournal(ModelLeases):
 
         def work(ledger: Ledger) -> Melt:
             ending = Ending(ledger, melt)
-            if melt.kind is JournalKind.MELT:
+            if melt.kind is not JournalKind.RECLAIM:
                 ending.give_back(gone, self.tables.kept.get(melt.id, ()))
             changes = {"error_code": error_code, "error_detail": error_detail, **self._altered(ending)}
             return self._move(melt, MeltState.RELEASED, changes, ledger.now)

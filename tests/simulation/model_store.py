@@ -32,6 +32,7 @@ from melt.model import (
     EventType,
     Finding,
     Holder,
+    KeysetId,
     MalformedToken,
     MeltId,
     MeltState,
@@ -141,7 +142,7 @@ class ModelStore(ModelJournal):
     def _units(self, npub: str) -> dict[str | None, str]:
         return {wallet.id: wallet.unit for wallet in self.tables.wallets if wallet.npub == npub}
 
-    def spendable(self, npub: str, mint_urls: Sequence[str], unit: str) -> tuple[Token, ...]:
+    def spendable(self, npub: str, mint_urls: Sequence[str], unit: str | None = None) -> tuple[Token, ...]:
         units = self._units(npub)
         wanted = {normalise_mint_url(url) for url in mint_urls}
         found = [
@@ -153,7 +154,7 @@ class ModelStore(ModelJournal):
             and token.proofs
             and token.transaction_type not in {"melted", "sent"}
             and normalise_mint_url(token.mint_url) in wanted
-            and units.get(token.wallet_id, unit) == unit
+            and (unit is None or units.get(token.wallet_id, unit) == unit)
         ]
         found.sort(key=lambda token: (token.created_at.timestamp() if token.created_at else 0.0, token.id))
         seen: set[Y] = set()
@@ -168,7 +169,8 @@ class ModelStore(ModelJournal):
     def tokens(self, ids: Sequence[TokenId]) -> tuple[Token | MalformedToken, ...]:
         return tuple(self.tables.tokens[i] for i in dict.fromkeys(ids) if i in self.tables.tokens)
 
-    def balances(self, npub: str) -> tuple[Balance, ...]:
+    def balances(self, npub: str, keyset_units: Mapping[KeysetId, str] | None = None) -> tuple[Balance, ...]:
+        of_keyset = keyset_units or {}
         units = self._units(npub)
         mine = [t for t in self.tables.tokens.values() if isinstance(t, Token) and t.npub == npub]
         mine = [token for token in mine if token.transaction_type != "melted"]
@@ -176,12 +178,13 @@ class ModelStore(ModelJournal):
         seen: set[str] = set()
         sums: dict[tuple[str, str, str], list[int]] = {}
         for token in mine:
-            key = (normalise_mint_url(token.mint_url), units.get(token.wallet_id, "sat"), _line(token))
-            total = sums.setdefault(key, [0, 0, 0, 0])
-            total[3] += 1
+            url, own, line = normalise_mint_url(token.mint_url), units.get(token.wallet_id, "sat"), _line(token)
+            for unit in {of_keyset.get(proof.keyset_id, own) for proof in token.proofs} or {own}:
+                sums.setdefault((url, unit, line), [0, 0, 0, 0])[3] += 1
             for proof in token.proofs:
                 if proof.secret not in seen:
                     seen.add(proof.secret)
+                    total = sums[url, of_keyset.get(proof.keyset_id, own), line]
                     total[0] += proof.amount
                     total[1] += proof.amount if proof.is_locked else 0
                     total[2] += 1

@@ -8,7 +8,7 @@ returns, as after a kill -9, while what it has set going (a request at a mint, a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -27,6 +27,7 @@ from melt.model import (
     MeltQuote,
     MintAlias,
     MintInfo,
+    MintReport,
     MintState,
     Paid,
     Proof,
@@ -318,6 +319,9 @@ class MintLink:
         except No as no:
             raise MintRejected(f"refused {what}", mint_code=no.code) from None
 
+    def report(self) -> MintReport:
+        return MintReport()
+
     async def info(self) -> MintInfo:
         return MintInfo(name=self._mint.name, version="model", nuts=frozenset(range(13)), max_array_length=1000)
 
@@ -326,6 +330,10 @@ class MintLink:
         if refresh or self._keysets is None or now_s - self._keysets[0] >= CACHED_S:
             self._keysets = (now_s, await self._read("keysets", lambda: dict(self._mint.keysets)))
         return self._keysets[1]
+
+    async def keysets_with(self, wanted: Collection[KeysetId]) -> Mapping[KeysetId, Keyset]:
+        listed = await self.keysets()
+        return listed if all(one in listed for one in wanted) else await self.keysets(refresh=True)
 
     async def keys(self, keyset_id: KeysetId) -> Mapping[int, str]:
         if keyset_id not in self._keys:

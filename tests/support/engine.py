@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from melt.model import (
     Actor,
     BlindSignature,
     InputRef,
+    Keyset,
     KeysetId,
     Melt,
     MeltId,
@@ -130,6 +131,7 @@ class SigningMint:
     quote_state: QuoteState = QuoteState.PAID
     restorable: dict[str, BlindSignature] = field(default_factory=dict)
     restore_fails: bool = False
+    keysets_listed: dict[KeysetId, Keyset] = field(default_factory=dict)
     restore_order: Callable[[list[Restored]], list[Restored]] = list
     asked: list[str] = field(default_factory=list)
 
@@ -150,6 +152,9 @@ class SigningMint:
         made = replace(made, **changes)
         self.restorable[output.b_] = made
         return made
+
+    async def keysets_with(self, wanted: Collection[KeysetId]) -> Mapping[KeysetId, Keyset]:
+        return self.keysets_listed
 
     async def keys(self, keyset_id: KeysetId) -> Mapping[int, str]:
         self.asked.append("keys")

@@ -55,6 +55,7 @@ from melt.recovery import Sight
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from melt.saga.holding import Payable
     from melt.saga.request import MeltRequest
 
 NPUB = "npub1" + "q" * 58
@@ -301,6 +302,9 @@ class ScriptedOperations:
     async def melts(self, *, npub: str | None, states: Sequence[MeltState], limit: int) -> tuple[Melt, ...]:
         self._call("melts", npub=npub, states=states, limit=limit)
         return (make_melt(), make_melt(MeltState.PENDING, id=MeltId("m-2")))
+
+    async def payable(self, npub: str) -> tuple[Payable, ...]:
+        return ()
 
     async def balances(self, npub: str) -> tuple[Balance, ...]:
         self._call("balances", npub=npub)

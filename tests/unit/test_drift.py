@@ -87,7 +87,12 @@ def test_each_cell_has_its_verdict(cell, expected, transaction_type):
 def test_every_type_has_a_severity_and_the_ones_of_the_design():
     assert set(SEVERITIES) == set(DriftType)
     high = {t for t, s in SEVERITIES.items() if s is Severity.HIGH}
-    assert high == {DriftType.DB_UNSPENT_MINT_SPENT, DriftType.DUPLICATE_PROOF, DriftType.INVALID_SIGNATURE}
+    assert high == {
+        DriftType.DB_UNSPENT_MINT_SPENT,
+        DriftType.DUPLICATE_PROOF,
+        DriftType.INVALID_SIGNATURE,
+        DriftType.PROOF_REFUSED,
+    }
     critical = {t for t, s in SEVERITIES.items() if s is Severity.CRITICAL}
     assert critical == {
         DriftType.MINT_STATE_REGRESSED,

@@ -279,7 +279,7 @@ async def test_restored_strangers_are_left_alone():
     sign_change(mint, melt, 22, dleq=False)
     stranger = SEED.blinded(blanks_of(SEED, 1, counter=77))[0]
     mint.sign(stranger, 1 << 20)
-    restored = await claim_by_restore(mint, SEED, melt.blanks)
+    restored = (await claim_by_restore(mint, SEED, melt.blanks, "sat"))[0]
     assert sum(p.amount for p in restored.values()) == 22
 
 
@@ -294,7 +294,7 @@ async def test_a_swaps_signatures_are_finished_in_the_plans_order():
     mint, plan = SigningMint(), swap_plan(8, 4, 4, 1)
     signatures = [mint.sign(o, o.amount) for o in SEED.blinded(plan)]
     for order in (signatures, signatures[::-1]):
-        done = await finish_signed(mint, SEED, plan, order)
+        done = await finish_signed(mint, SEED, plan, order, "sat")
         assert [p.amount for p in done] == [8, 4, 4, 1]
         assert_spendable(mint, done)
 
@@ -302,24 +302,24 @@ async def test_a_swaps_signatures_are_finished_in_the_plans_order():
 async def test_a_swap_lacking_a_signature_is_completed_by_restore_or_not_at_all():
     mint, plan = SigningMint(), swap_plan(8, 4)
     signatures = [mint.sign(o, o.amount) for o in SEED.blinded(plan)]
-    done = await finish_signed(mint, SEED, plan, signatures[:1])
+    done = await finish_signed(mint, SEED, plan, signatures[:1], "sat")
     assert [p.amount for p in done] == [8, 4]
     mint.restorable.clear()
-    assert await finish_signed(mint, SEED, plan, signatures[:1]) is None
+    assert await finish_signed(mint, SEED, plan, signatures[:1], "sat") is None
 
 
 async def test_a_swaps_output_of_another_amount_is_not_taken():
     mint, plan = SigningMint(), swap_plan(8, 4)
     outputs = SEED.blinded(plan)
     signatures = [mint.sign(outputs[0], 4), mint.sign(outputs[1], 8)]
-    assert await claim_by_dleq(mint, SEED, plan, signatures) == {}
-    assert await finish_signed(mint, SEED, plan, signatures) is None
+    assert await claim_by_dleq(mint, SEED, plan, signatures, "sat") == {}
+    assert await finish_signed(mint, SEED, plan, signatures, "sat") is None
 
 
 async def test_a_swap_is_not_finished_while_the_mint_is_away():
     mint, plan = SigningMint(restore_fails=True), swap_plan(8, 4)
     with pytest.raises(MintUnreachable):
-        await finish_signed(mint, SEED, plan, ())
+        await finish_signed(mint, SEED, plan, (), "sat")
 
 
 # --- I5 over everything ---
