@@ -30,7 +30,14 @@ if TYPE_CHECKING:
 
 QUICK: dict[str, Any] = {
     "melt": {"release_confirm_s": 0.05, "post_grace_s": 0.2, "reserve_wait_s": 0.3, "post_timeout_s": 5},
-    "sweep": {"confirm_after_s": 0.05, "spent_confirm_s": 0.01, "signature_sample_share": 0},
+    # Nobody else writes this database: nothing has to settle.
+    "sweep": {
+        "confirm_after_s": 0.05,
+        "spent_confirm_s": 0.01,
+        "signature_sample_share": 0,
+        "correct_after_s": 0,
+        "alert_after_s": 0,
+    },
 }
 MAIN = MintAlias("main")
 EVERYTHING = tuple(TokenStatus)
