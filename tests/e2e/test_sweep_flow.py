@@ -296,7 +296,7 @@ def test_proofs_that_no_mint_signed_read_unspent_and_are_tried_once(system: Syst
         time.sleep(CONFIRM_S)
     assert tokens_of(system, owner) == before
     (entry,) = system.db["meltd_melts"].find({"npub": owner})
-    assert (entry["kind"], entry["state"], entry["error_code"]) == ("reclaim", "RELEASED", "MINT_REJECTED")
+    assert (entry["kind"], entry["state"], entry["error_code"]) == ("reclaim", "RELEASED", "PROOF_REFUSED")
     assert discrepancies_of(system, source)[0]["state"] == "open"
 
 
