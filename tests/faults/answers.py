@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from melt.ecash import y_of
 from melt.mint.sorting import BEFORE_PAYMENT, PAYMENT_FAILED
+from melt.refusals import ANOTHERS
 from tests.faults.backend import RELEASED, SETTLED
 from tests.faults.bench import until
 from tests.faults.cases import Case, Place
@@ -67,7 +68,8 @@ def _say(status: int, body: Any, act: Act) -> Body:
         assert fault.seen.is_set(), "the fault was not met"
         if bench.state() == "RELEASED":
             code = body.get("code") if isinstance(body, dict) else None
-            definite = code in BEFORE_PAYMENT | PAYMENT_FAILED or status == 422
+            # "Paid" and "being paid" beside an UNPAID quote and UNSPENT inputs is said about another quote: a no to ours.
+            definite = code in BEFORE_PAYMENT | PAYMENT_FAILED | ANOTHERS or status == 422
             entry = bench.entry()
             assert entry is not None
             assert (entry["fence"] is None) == definite, "a fence is for what is not definite, and for all of that"
