@@ -40,6 +40,7 @@ COMMITTING: Final = frozenset(
         "finish_gone",
         "finish_reclaim",
         "finish_swap",
+        "finish_together",
         "holders",
         "import_restored",
         "leave",

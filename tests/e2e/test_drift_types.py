@@ -170,7 +170,9 @@ def test_what_the_mint_has_not_signed_is_reported_and_not_melted_and_forgotten_o
 
     bad = ("wrong C", "another DLEQ", "no point")
     odd = records(system, "MALFORMED_TOKEN")
-    assert odd.keys() == {f"token:{planted['no such amount']}"}, "its keyset has no such amount: that document alone is odd"
+    assert odd.keys() == {f"token:{planted['no such amount']}"}, (
+        "its keyset has no such amount: that document alone is odd"
+    )
     assert found.keys() == {f"token:{planted[name]}" for name in bad}
     assert {d["severity"] for d in found.values()} == {"HIGH"}
     half = found["token:" + planted["wrong C"]]

@@ -62,6 +62,7 @@ NO_CASE: Final[dict[str, str]] = {
     "store.leave": "a clean stop alone passes it, after the melts have ended and the leases were given up",
     "store.release_lease": "a clean stop passes it, and an instance with a surplus; tests/leases kills daemons all around it",
     "store.mark_tokens_spent": "a person orders it; no melt or sweep passes it, and repeated it equals once",
+    "store.finish_together": "takes more proofs than the mint allows; tests/mints/test_many_inputs.py loses the swap's answer there",
     "store.finish_gone": "a person's decision about a HELD melt, one transaction; tests/contract/test_store_contract.py repeats it",
 }
 """Why a store method has no case: a melt and a sweep can't pass it."""
