@@ -328,6 +328,8 @@ def on_a_terminal(system: System, arguments: list[str], *, frames: int) -> tuple
         stdout=child,
         stderr=child,
         cwd=ROOT,
+        # A shell starts what runs in its background with SIGINT ignored, and a child inherits that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no threads in the test
     )
     os.close(child)
     shown = b""
@@ -345,5 +347,9 @@ def on_a_terminal(system: System, arguments: list[str], *, frames: int) -> tuple
         pass  # the other side has closed the terminal
     finally:
         os.close(main)
+    try:
+        code = process.wait(WITHIN_S)
+    finally:
+        process.kill()
     assert shown.count(b"Sweeps") >= frames, shown.decode()
-    return shown.decode(), process.wait(WITHIN_S)
+    return shown.decode(), code
