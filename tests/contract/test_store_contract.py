@@ -686,6 +686,42 @@ def test_a_reclaim_without_a_warrant_is_an_invariant(bench: Bench) -> None:
         bench.store.reserve(entry, blanks=None, seed_id=SEED)
 
 
+def unproved_change(bench: Bench, owner: str) -> Token:
+    """What T3 stores apart; as the store reads it."""
+    melt = bench.store.advance(bench.reserve([bench.token(owner, [16, 8])], amount=10), MeltState.MELTING)
+    parts = [new(8), new(4)]
+    bench.store.settle(melt, [], shortfall=12, fees_paid=2, preimage="00", unproved=parts)
+    return bench.named(owner, f"{melt.transaction_id}_unproved")
+
+
+def reclaim_of(token: Token) -> Melt:
+    return make_melt([token], kind=JournalKind.RECLAIM, idempotency_key=None, payment_hash=None, quote_id=None)
+
+
+def test_change_that_we_have_stored_apart_is_reclaimed_without_a_warrant(bench: Bench) -> None:
+    """It was made of signatures that nobody else has seen, so nobody else may need it."""
+    source = unproved_change(bench, npub())
+    assert source.status is TokenStatus.FAILED
+    melt = bench.store.reserve(reclaim_of(source), blanks=None, seed_id=SEED)
+    assert (melt.state, bench.again(source)) == (MeltState.RESERVED, source)
+
+
+@pytest.mark.parametrize("touched", ["status", "proofs", "owner"])
+def test_change_that_another_has_touched_since_needs_a_warrant_like_all_else(bench: Bench, touched: str) -> None:
+    """I13: from then on another writer may need it."""
+    source = unproved_change(bench, npub())
+    fields: dict[str, dict[str, Any]] = {
+        "status": {"status": UNSPENT},
+        "proofs": {"proofs": source.proofs[:1]},
+        "owner": {"npub": npub()},
+    }
+    bench.change(source, **fields[touched])
+    entry = reclaim_of(bench.again(source))
+    with pytest.raises(InvariantBroken):
+        bench.store.reserve(entry, blanks=None, seed_id=SEED)
+    assert bench.store.melt(entry.id) is None
+
+
 def test_what_was_handed_out_is_never_reserved_and_has_a_line_of_its_own(bench: Bench) -> None:
     """A ``sent`` document is its recipient's, whatever its status says."""
     user = npub()

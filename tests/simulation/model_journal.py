@@ -175,14 +175,21 @@ class ModelJournal(ModelLeases):
 
     def _require_warrant(self, melt: Melt, warrant: Warrant | None) -> None:
         if warrant is None:
-            made = [entry for entry in self.tables.audit if entry.reason == "melt_unproved"]
-            if not {ref.token_id for ref in melt.inputs} <= {entry.token_id for entry in made}:
+            if not all(self._is_unproved(token_id) for token_id in {ref.token_id for ref in melt.inputs}):
                 raise InvariantBroken(f"reclaim {melt.id} comes without a warrant")
             return
         token = self.tables.tokens.get(warrant.token_id)
         if not isinstance(token, Token) or {ref.token_id for ref in melt.inputs} != {token.id}:
             raise LostRace(f"token {warrant.token_id} is not what reclaim {melt.id} is about")
         self.pass_door(warrant, token)
+
+    def _is_unproved(self, token_id: TokenId) -> bool:
+        """Change that a melt has stored apart and nobody has touched since."""
+        token = self.tables.tokens.get(token_id)
+        made = next((e for e in self.tables.audit if e.token_id == token_id and e.reason == "melt_unproved"), None)
+        if made is None or not isinstance(token, Token) or token.status is not TokenStatus.FAILED:
+            return False
+        return set(made.ys) == {proof.y for proof in token.proofs} and made.npub == token.npub
 
     def _refuse_shared(self, melt: Melt) -> None:
         """LostRace where another document holds one of the proofs too; a user's own ``melted`` copy counts for nothing."""
