@@ -24,6 +24,7 @@ from melt.model import (
 from melt.recovery import alarms, contradictions, planning, settling, suspects
 from melt.recovery import decide as rules
 from melt.recovery.counters import FreshCounters
+from melt.recovery.entries import plan_keeping
 from melt.recovery.keysets import signing_keyset
 from melt.recovery.swaps import (
     Swapped,
@@ -346,19 +347,7 @@ class Recovery:
             # What is left is worth less than the fee for moving it: there is nothing to protect.
             return await self._release_unpaid(melt, spent)
         await self.fresh_counters(mint, keyset.id)
-        return await self.threads(
-            lambda: self.store.plan_swap(
-                melt,
-                MeltState.FENCING,
-                inputs=refs,
-                amounts=amounts,
-                keep=len(amounts),
-                fee=fee,
-                keyset_id=keyset.id,
-                seed_id=self.outputs.seed_id,
-                fence=True,
-            )
-        )
+        return await plan_keeping(self, melt, MeltState.FENCING, refs, amounts, fee=fee, keyset_id=keyset.id)
 
     async def _fencing(self, mint: Mint, melt: Melt) -> Melt:
         plan = melt.fence

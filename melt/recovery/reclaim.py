@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from melt.ecash import is_point
-from melt.model import InputRef, JournalKind, Melt, MeltId, MeltState
+from melt.model import InputRef, JournalKind, MeltId, MeltState
+from melt.recovery.entries import plan_keeping, swap_entry
 from melt.recovery.keysets import has_expired, signing_keyset
 from melt.recovery.swaps import plan_amounts
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from melt.model import Actor, Keyset, Proof, Token, Warrant, Y
+    from melt.model import Actor, Keyset, Melt, Proof, Token, Warrant, Y
     from melt.ports import Clock, Entropy, Mint
     from melt.recovery.follow import Recovery
 
@@ -97,53 +98,26 @@ async def reclaim(
         _log.info("not worth reclaiming", token_id=token.id, mint=mint.alias, fee=fee, unit=unit)
         return None
     await recovery.fresh_counters(mint, keyset.id)
-    now = clock.now()
     if entry_id is None:
         if entropy is None:
             raise AssertionError("a reclaim without a name")
         entry_id = MeltId(f"reclaim_{entropy.token(12)}")
-    entry = Melt(
-        id=entry_id,
-        kind=JournalKind.RECLAIM,
-        state=MeltState.RESERVED,
-        rev=0,
-        holder=holder,
-        idempotency_key=None,
-        request_digest="",
-        npub=token.npub,
-        wallet_id=token.wallet_id,
-        mint=mint.alias,
-        mint_url=token.mint_url,
+    entry = swap_entry(
+        JournalKind.RECLAIM,
+        entry_id,
+        token,
+        refs,
+        mint=mint,
         unit=unit,
         transaction_id=token.transaction_id,
-        payment_hash=None,
-        invoice=None,
-        quote_id=None,
-        quote_expiry=None,
-        amount=0,
-        fee_reserve=0,
-        input_fee=0,
-        inputs=refs,
-        source_token_ids=(token.id,),
-        blanks=None,
-        note=note,
         actor=actor,
-        created_at=now,
-        updated_at=now,
+        holder=holder,
+        note=note,
+        now=clock.now(),
     )
-    store, threads, seed_id = recovery.store, recovery.threads, recovery.outputs.seed_id
-    reserved = await threads(lambda: store.reserve(entry, blanks=None, seed_id=seed_id, warrant=warrant))
-    planned = await threads(
-        lambda: store.plan_swap(
-            reserved,
-            MeltState.SWAPPING,
-            inputs=refs,
-            amounts=amounts,
-            keep=len(amounts),
-            fee=fee,
-            keyset_id=keyset.id,
-            seed_id=seed_id,
-            fence=False,
-        )
+    seed_id = recovery.outputs.seed_id
+    reserved = await recovery.threads(
+        lambda: recovery.store.reserve(entry, blanks=None, seed_id=seed_id, warrant=warrant)
     )
+    planned = await plan_keeping(recovery, reserved, MeltState.SWAPPING, refs, amounts, fee=fee, keyset_id=keyset.id)
     return await recovery.step(planned)

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from melt.model import InputRef, JournalKind, Melt, MeltState
+from melt.model import JournalKind, MeltState
+from melt.recovery.entries import plan_keeping, swap_entry
 from melt.recovery.keysets import signing_keyset
 from melt.recovery.swaps import plan_amounts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from melt.model import Actor, MeltId, Token, TokenId
+    from melt.model import Actor, InputRef, Melt, MeltId, Token, TokenId
     from melt.ports import Mint
     from melt.recovery.follow import Recovery
 
@@ -50,51 +51,23 @@ async def swap_together(
     if not amounts:
         return None
     await recovery.fresh_counters(mint, keyset.id)
-    first = tokens[refs[0].token_id]
-    now = recovery.clock.now()
-    entry = Melt(
-        id=entry_id,
-        kind=JournalKind.TOGETHER,
-        state=MeltState.RESERVED,
-        rev=0,
-        holder=holder,
-        idempotency_key=None,
-        request_digest="",
-        npub=first.npub,
-        wallet_id=first.wallet_id,
-        mint=mint.alias,
-        mint_url=first.mint_url,
+    entry = swap_entry(
+        JournalKind.TOGETHER,
+        entry_id,
+        tokens[refs[0].token_id],
+        refs,
+        mint=mint,
         unit=unit,
         transaction_id=f"tx_{entry_id}",
-        payment_hash=None,
-        invoice=None,
-        quote_id=None,
-        quote_expiry=None,
-        amount=0,
-        fee_reserve=0,
-        input_fee=0,
-        inputs=tuple(refs),
-        source_token_ids=tuple(dict.fromkeys(ref.token_id for ref in refs)),
-        blanks=None,
-        note=note,
         actor=actor,
-        created_at=now,
-        updated_at=now,
+        holder=holder,
+        note=note,
+        now=recovery.clock.now(),
     )
-    store, threads, seed_id = recovery.store, recovery.threads, recovery.outputs.seed_id
-    reserved = await threads(lambda: store.reserve(entry, blanks=None, seed_id=seed_id))
-    swapping = await threads(
-        lambda: store.plan_swap(
-            reserved,
-            MeltState.SWAPPING,
-            inputs=reserved.inputs,
-            amounts=amounts,
-            keep=len(amounts),
-            fee=fee,
-            keyset_id=keyset.id,
-            seed_id=seed_id,
-            fence=False,
-        )
+    seed_id = recovery.outputs.seed_id
+    reserved = await recovery.threads(lambda: recovery.store.reserve(entry, blanks=None, seed_id=seed_id))
+    swapping = await plan_keeping(
+        recovery, reserved, MeltState.SWAPPING, reserved.inputs, amounts, fee=fee, keyset_id=keyset.id
     )
     for _ in range(STEPS_MAX):
         if swapping.state is not MeltState.SWAPPING:
