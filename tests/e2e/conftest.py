@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import time
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.cdk_mint import CdkMint
 from tests.support.daemon import DaemonProcess
 from tests.support.mint import MintProcess, TestWallet
 from tests.support.store import insert_token, insert_wallet, npub
@@ -145,6 +147,17 @@ def _system(
         settings={**QUICK, **settings},
     )
     return System(mint=mint, db=mongo_client[name], daemon=daemon)
+
+
+@pytest.fixture
+def own_cdk_mint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., CdkMint]]:
+    """Makes mints of the test's own; they end with it."""
+    with contextlib.ExitStack() as mints:
+
+        def make(**options: Any) -> CdkMint:
+            return mints.enter_context(CdkMint(tmp_path_factory.mktemp("cdk"), **options))
+
+        yield make
 
 
 @pytest.fixture(scope="module")

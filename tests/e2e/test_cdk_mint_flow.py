@@ -31,17 +31,6 @@ pytestmark = pytest.mark.cdk
 OPEN_STATES = {"MELTING", "PENDING", "HELD"}
 
 
-@pytest.fixture
-def own_mint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., CdkMint]]:
-    """Makes mints of the test's own; they end with it."""
-    with contextlib.ExitStack() as mints:
-
-        def make(**options: Any) -> CdkMint:
-            return mints.enter_context(CdkMint(tmp_path_factory.mktemp("cdk"), **options))
-
-        yield make
-
-
 @pytest.fixture(scope="module")
 def proxies() -> Iterator[ProxyThread]:
     thread = ProxyThread()
@@ -141,9 +130,9 @@ def test_a_failed_payment_gives_the_ecash_back_and_another_invoice_is_paid(
 
 
 def test_a_payment_that_takes_a_while_is_answered_as_under_way_and_settles(
-    make_system: Callable[..., System], own_mint: Callable[..., CdkMint]
+    make_system: Callable[..., System], own_cdk_mint: Callable[..., CdkMint]
 ) -> None:
-    system = make_system(own_mint(delay_s=3))
+    system = make_system(own_cdk_mint(delay_s=3))
     owner = system.user()
     system.fund(owner, 300)
     invoice = system.invoice(100, delay_s=3)
@@ -157,9 +146,9 @@ def test_a_payment_that_takes_a_while_is_answered_as_under_way_and_settles(
 
 
 def test_a_payment_that_never_ends_holds_its_inputs_through_sweeps_and_restarts_and_nobody_elses(
-    make_system: Callable[..., System], own_mint: Callable[..., CdkMint]
+    make_system: Callable[..., System], own_cdk_mint: Callable[..., CdkMint]
 ) -> None:
-    mint = own_mint()
+    mint = own_cdk_mint()
     # Shorter than the mint's own patience, so that meltd follows a request that is still running there.
     system = make_system(mint, settings={"melt.post_timeout_s": 2, "sweep.interval_s": 1})
     owner = system.user()
@@ -189,9 +178,9 @@ def test_a_payment_that_never_ends_holds_its_inputs_through_sweeps_and_restarts_
 
 
 def test_a_backend_that_cannot_be_asked_keeps_the_inputs_held(
-    make_system: Callable[..., System], own_mint: Callable[..., CdkMint]
+    make_system: Callable[..., System], own_cdk_mint: Callable[..., CdkMint]
 ) -> None:
-    mint = own_mint()
+    mint = own_cdk_mint()
     system = make_system(mint)
     owner = system.user()
     system.fund(owner, 128, amounts=[128])
@@ -207,9 +196,9 @@ def test_a_backend_that_cannot_be_asked_keeps_the_inputs_held(
 
 
 def test_meltd_killed_in_mid_payment_finishes_it_after_its_restart(
-    make_system: Callable[..., System], own_mint: Callable[..., CdkMint]
+    make_system: Callable[..., System], own_cdk_mint: Callable[..., CdkMint]
 ) -> None:
-    system = make_system(own_mint(delay_s=2))
+    system = make_system(own_cdk_mint(delay_s=2))
     owner = system.user()
     system.fund(owner, 500)
     invoice = system.invoice(100, delay_s=2)
@@ -227,9 +216,9 @@ def test_meltd_killed_in_mid_payment_finishes_it_after_its_restart(
 
 
 def test_meltd_killed_while_a_payment_fails_gives_the_ecash_back_behind_a_fence(
-    make_system: Callable[..., System], own_mint: Callable[..., CdkMint]
+    make_system: Callable[..., System], own_cdk_mint: Callable[..., CdkMint]
 ) -> None:
-    system = make_system(own_mint(delay_s=2))
+    system = make_system(own_cdk_mint(delay_s=2))
     owner = system.user()
     system.fund(owner, 500)
     invoice = system.invoice(100, delay_s=2, pay="FAILED")
@@ -247,9 +236,9 @@ def test_meltd_killed_while_a_payment_fails_gives_the_ecash_back_behind_a_fence(
 
 
 def test_a_mint_killed_in_mid_payment_keeps_the_inputs_and_so_does_meltd(
-    make_system: Callable[..., System], own_mint: Callable[..., CdkMint]
+    make_system: Callable[..., System], own_cdk_mint: Callable[..., CdkMint]
 ) -> None:
-    mint = own_mint(delay_s=3)
+    mint = own_cdk_mint(delay_s=3)
     system = make_system(mint)
     owner = system.user()
     system.fund(owner, 128, amounts=[128])
@@ -271,9 +260,9 @@ def test_a_mint_killed_in_mid_payment_keeps_the_inputs_and_so_does_meltd(
 
 
 def test_proofs_of_many_keysets_of_both_versions_and_several_fees_pay_together(
-    make_system: Callable[..., System], own_mint: Callable[..., CdkMint]
+    make_system: Callable[..., System], own_cdk_mint: Callable[..., CdkMint]
 ) -> None:
-    mint = own_mint()
+    mint = own_cdk_mint()
     system = make_system(mint, start=False)
     owner, before = system.user(), 0
     for number in range(8):
@@ -288,9 +277,9 @@ def test_proofs_of_many_keysets_of_both_versions_and_several_fees_pay_together(
 
 @pytest.mark.parametrize("cache_s", [1, 60], ids=["forgotten by the mint", "kept by the mint"])
 def test_a_swap_whose_answer_was_lost_is_finished_and_the_payment_made(
-    make_system: Callable[..., System], own_mint: Callable[..., CdkMint], proxies: ProxyThread, cache_s: int
+    make_system: Callable[..., System], own_cdk_mint: Callable[..., CdkMint], proxies: ProxyThread, cache_s: int
 ) -> None:
-    mint = own_mint(cache_s=cache_s)
+    mint = own_cdk_mint(cache_s=cache_s)
     with MintProxy(proxies, mint.port) as proxy:
         settings = {"melt.swap_when_overpay_exceeds": 50, "melt.swap_timeout_s": 3}
         system = make_system(mint, settings=settings, start=False)

@@ -7,7 +7,6 @@ Each of these is a payment that must be made, or a refusal that must say at once
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,22 +14,11 @@ import pytest
 from tests.support.cdk_mint import CdkMint, description
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from tests.e2e.conftest import System
 
 pytestmark = pytest.mark.cdk
-
-
-@pytest.fixture
-def own_mint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., CdkMint]]:
-    """Makes mints of the test's own; they end with it."""
-    with contextlib.ExitStack() as mints:
-
-        def make(**options: Any) -> CdkMint:
-            return mints.enter_context(CdkMint(tmp_path_factory.mktemp("cdk"), **options))
-
-        yield make
 
 
 def spendable(system: System, owner: str) -> int:
@@ -55,9 +43,9 @@ def refused_at_once(system: System, owner: str, before: int, invoice: str) -> An
 
 
 def test_a_keyset_that_was_rotated_while_meltd_ran_pays_with_the_new_one(
-    make_system: Callable[..., System], own_mint: Callable[..., CdkMint]
+    make_system: Callable[..., System], own_cdk_mint: Callable[..., CdkMint]
 ) -> None:
-    mint = own_mint()
+    mint = own_cdk_mint()
     system = make_system(mint)
     owner = system.user()
     system.fund(owner, 300)
@@ -70,9 +58,9 @@ def test_a_keyset_that_was_rotated_while_meltd_ran_pays_with_the_new_one(
 
 
 def test_a_mint_with_no_keyset_that_signs_is_refused_by_that_name_and_at_once(
-    make_system: Callable[..., System], own_mint: Callable[..., CdkMint]
+    make_system: Callable[..., System], own_cdk_mint: Callable[..., CdkMint]
 ) -> None:
-    mint = own_mint()
+    mint = own_cdk_mint()
     system = make_system(mint)
     owner = system.user()
     system.fund(owner, 300)
@@ -83,9 +71,9 @@ def test_a_mint_with_no_keyset_that_signs_is_refused_by_that_name_and_at_once(
 
 
 def test_more_small_proofs_than_the_mint_takes_at_a_time_are_swapped_together_first(
-    make_system: Callable[..., System], own_mint: Callable[..., CdkMint]
+    make_system: Callable[..., System], own_cdk_mint: Callable[..., CdkMint]
 ) -> None:
-    system = make_system(own_mint(max_inputs=20, max_outputs=20, fee_ppk=0))
+    system = make_system(own_cdk_mint(max_inputs=20, max_outputs=20, fee_ppk=0))
     owner = system.user()
     for _ in range(4):
         system.fund(owner, 20, amounts=[1] * 20)
@@ -96,9 +84,9 @@ def test_more_small_proofs_than_the_mint_takes_at_a_time_are_swapped_together_fi
 
 @pytest.mark.parametrize("amount", [9, 1001])
 def test_an_amount_outside_of_the_mints_limits_is_the_callers_and_named_with_both(
-    make_system: Callable[..., System], own_mint: Callable[..., CdkMint], amount: int
+    make_system: Callable[..., System], own_cdk_mint: Callable[..., CdkMint], amount: int
 ) -> None:
-    system = make_system(own_mint(min_melt=10, max_melt=1000))
+    system = make_system(own_cdk_mint(min_melt=10, max_melt=1000))
     owner = system.user()
     system.fund(owner, 2000)
     answer = refused_at_once(system, owner, 2000, system.invoice(amount).invoice)
